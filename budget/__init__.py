@@ -1,0 +1,1 @@
+"""Budgets: who may spend how much, what is held and spent now, and the one atomic decision about a call."""

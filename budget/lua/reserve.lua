@@ -1,0 +1,156 @@
+#!lua
+-- Hold the ceiling of the first candidate that fits, on every account that watches it, or on none.
+-- Specification: budget/policy.py `decide` and budget/memory_store.py. Everything is read and checked before the
+-- first write, because a script is isolated but never rolled back. Amounts are added with HINCRBY on their text;
+-- numbers here are doubles, exact below 2^53, which no limit reaches.
+--
+-- KEYS  1 version  2 leases  3 refusals  4 hold  5 index  6 events  7.. accounts
+-- ARGV  1 now_ms  2 version  3 hold_id  4 lease_ms  5 owner  6 max_skew_ms  7 detail  8 account ids, by newline
+--       9 number of accounts, then per account: limit soft stop_at hard period_end_ms("" none) keep_until_ms
+--       then number of candidates, then per candidate: base out_pico tokens min_tokens watched
+-- Reply {'held', candidate, tokens, amount, spent, held, state, ...} | {'refused', code, account, needed, ...}
+--       {'stale', version} | {'skew', store_ms} | {'resolved', status}
+
+local ACTIVE, DEGRADED, STOPPED = 0, 2, 3
+local text = function(number) return string.format('%.0f', number) end
+
+local time = redis.call('TIME')
+local store_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+local status = redis.call('HMGET', KEYS[4], 'status', 'candidate', 'tokens', 'amount')
+if status[1] and status[1] ~= 'held' then return {'resolved', status[1]} end
+if not status[1] then
+  if math.abs(store_ms - tonumber(ARGV[1])) > tonumber(ARGV[6]) then return {'skew', text(store_ms)} end
+  local version = redis.call('GET', KEYS[1]) or '0'
+  if version ~= ARGV[2] then return {'stale', version} end
+end
+
+local count = tonumber(ARGV[9])
+local at = 10
+local account = {}
+for i = 1, count do
+  local row = redis.call('HMGET', KEYS[6 + i], 'spent', 'held', 'state', 'terms')
+  local a = {
+    known = row[1], spent = tonumber(row[1] or '0'), held = tonumber(row[2] or '0'),
+    was = tonumber(row[3] or '0'), terms_were = row[4],
+    limit = tonumber(ARGV[at]), soft = tonumber(ARGV[at + 1]), stop_at = tonumber(ARGV[at + 2]),
+    hard = tonumber(ARGV[at + 3]), period_end = ARGV[at + 4], keep_until = ARGV[at + 5],
+    terms = ARGV[at] .. ' ' .. ARGV[at + 1] .. ' ' .. ARGV[at + 2],
+  }
+  if a.spent >= a.stop_at then a.state = STOPPED
+  elseif a.spent > a.limit then a.state = DEGRADED
+  elseif a.spent > a.soft then a.state = 1
+  else a.state = ACTIVE end
+  account[i] = a
+  at = at + 6
+end
+
+local reply = function(head)
+  for i = 1, count do
+    head[#head + 1] = text(account[i].spent)
+    head[#head + 1] = text(account[i].held)
+    head[#head + 1] = text(account[i].state)
+  end
+  return head
+end
+
+if status[1] then return reply({'held', status[2], status[3], status[4]}) end
+
+local choice, refusal = nil, nil
+local candidates = tonumber(ARGV[at])
+at = at + 1
+for c = 1, candidates do
+  local base, out_pico = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local tokens, min_tokens, watched = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4]
+  at = at + 5
+  local ceiling = function(n) return base + math.ceil(n * out_pico / 1000) end
+  local room, permitted, stopped, watching = nil, true, nil, false
+  for i = 1, count do
+    local mark, a = string.sub(watched, i, i), account[i]
+    if mark ~= '-' then
+      watching = true
+      if mark == '0' and a.state >= DEGRADED then permitted = false end
+      if a.state == STOPPED and not stopped then stopped = i end
+      local free = a.hard - a.spent - a.held
+      if not room or free < room then room = free end
+    end
+  end
+  if not watching then
+    refusal = refusal or {'no_budget', '', '0'}
+  elseif permitted then
+    local fit = nil
+    if ceiling(tokens) <= room then
+      fit = tokens
+    elseif min_tokens < tokens and room >= base then
+      local shorter = math.floor((room - base) * 1000 / out_pico)
+      if shorter >= min_tokens then fit = shorter end
+    end
+    if fit and not stopped then
+      choice = {index = c, tokens = fit, amount = ceiling(fit), watched = watched}
+      break
+    end
+    local needed, code, who = ceiling(min_tokens), nil, nil
+    if stopped then
+      code, who = 'budget_stopped', stopped
+    else
+      for i = 1, count do
+        if not who and string.sub(watched, i, i) ~= '-' and account[i].spent + needed > account[i].hard then
+          code, who = 'budget_exceeded', i
+        end
+      end
+      for i = 1, count do
+        if not who and string.sub(watched, i, i) ~= '-'
+            and account[i].spent + account[i].held + needed > account[i].hard then
+          code, who = 'budget_held', i
+        end
+      end
+    end
+    if not refusal or refusal[1] ~= 'budget_held' then refusal = {code, text(who - 1), text(needed)} end
+  end
+end
+if count == 0 then refusal = {'no_budget', '', '0'} end
+if not choice and not refusal then refusal = {'no_model_available', '', '0'} end
+
+-- From here on only writes that can't fail for what was read above.
+-- The newest terms are kept also when nothing is held: settlements of older holds are judged by them.
+for i = 1, count do
+  local a, key = account[i], KEYS[6 + i]
+  local id = string.sub(key, #KEYS[5] + 2)
+  local held = choice and string.sub(choice.watched, i, i) ~= '-'
+  if a.terms ~= a.terms_were and (held or a.known or a.state ~= a.was) then
+    redis.call('HSET', key, 'terms', a.terms)
+    if not a.terms_were then
+      redis.call('HSETNX', key, 'spent', '0')
+      redis.call('ZADD', KEYS[5], a.period_end == '' and '+inf' or a.period_end, id)
+      if a.keep_until ~= '' then redis.call('PEXPIREAT', key, a.keep_until) end
+    end
+  end
+  if a.state ~= a.was then
+    redis.call('HSET', key, 'state', text(a.state))
+    redis.call('XADD', KEYS[6], '*', 'type', 'state', 'account', id,
+      'from', text(a.was), 'to', text(a.state), 'spent_nano', text(a.spent), 'limit_nano', text(a.limit),
+      'cause', ARGV[3], 'why', 'limits', 'at_ms', text(store_ms))
+  end
+end
+
+if not choice then
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', '100000', '*', 'hold', ARGV[3], 'code', refusal[1],
+    'account', refusal[2], 'needed_nano', refusal[3], 'accounts', ARGV[8], 'detail', ARGV[7],
+    'at_ms', text(store_ms))
+  return reply({'refused', refusal[1], refusal[2], refusal[3]})
+end
+
+local held_on = {}
+for i = 1, count do
+  local a, key = account[i], KEYS[6 + i]
+  if string.sub(choice.watched, i, i) ~= '-' then
+    redis.call('HINCRBY', key, 'held', text(choice.amount))
+    a.held = a.held + choice.amount
+    held_on[#held_on + 1] = string.sub(key, #KEYS[5] + 2)
+  end
+end
+redis.call('HSET', KEYS[4], 'status', 'held', 'amount', text(choice.amount), 'candidate', text(choice.index - 1),
+  'tokens', text(choice.tokens), 'accounts', table.concat(held_on, '\n'), 'owner', ARGV[5], 'detail', ARGV[7],
+  'held_ms', text(store_ms))
+redis.call('ZADD', KEYS[2], text(store_ms + tonumber(ARGV[4])), ARGV[3])
+return reply({'held', text(choice.index - 1), text(choice.tokens), text(choice.amount)})

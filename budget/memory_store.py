@@ -1,0 +1,293 @@
+"""The executable specification of the live state: plain Python, one process, the oracle of the tests.
+
+What the Lua scripts do on Redis is said here in the order in which they do it; `tests/contracts` runs one suite on
+both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from budget.checks import check_request, check_resolution
+from budget.model import (
+    UNAFFECTED,
+    AccountTerms,
+    Balance,
+    Hold,
+    HoldStatus,
+    Refusal,
+    ReserveRequest,
+    Resolution,
+    ResolveMode,
+    Settlement,
+    StaleSnapshot,
+)
+from budget.policy import Choice, decide
+from budget.ports import AccountBalance, Change, DueHold, FoundHold
+from core.errors import Conflict, InvalidInput, StoreUnavailable
+
+MAX_CLOCK_SKEW_MS = 5_000
+
+
+@dataclass(slots=True)
+class _Account:
+    spent_nano: int = 0
+    held_nano: int = 0
+    state: int = 0
+    terms: AccountTerms | None = None
+
+
+@dataclass(slots=True)
+class _Hold:
+    status: HoldStatus
+    amount_nano: int = 0
+    cost_nano: int = 0
+    candidate: int = 0
+    tokens: int = 0
+    account_ids: tuple[str, ...] = ()
+    until_ms: int = 0
+    trued: bool = False
+    detail: bytes = b"{}"
+
+
+@dataclass(slots=True)
+class MemoryBudgetStore:
+    """`budget.ports.BudgetStore` and `Documents` in this process. `now_ms` is the store's own clock."""
+
+    now_ms: Callable[[], int]
+    accounts: dict[str, _Account] = field(default_factory=dict)
+    holds: dict[str, _Hold] = field(default_factory=dict)
+    log: list[dict[str, str]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    version: int = 0
+    documents: dict[tuple[str, str], tuple[int, bytes | None]] = field(default_factory=dict)
+
+    async def reserve(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
+        """Hold the ceiling of the first candidate that fits on all its accounts, or on none."""
+        check_request(request)
+        known = self.holds.get(request.hold_id)
+        if known and known.status is not HoldStatus.HELD:
+            raise Conflict(f"the hold {request.hold_id} has ended already ({known.status.value})")
+        if known:
+            balances = self._read(request.accounts)
+            return Hold(request.hold_id, known.candidate, known.tokens, known.amount_nano, balances)
+        if abs(self.now_ms() - request.now_ms) > MAX_CLOCK_SKEW_MS:
+            raise StoreUnavailable("this worker's clock is off the store's; at most 5 s are allowed")
+        if request.version != self.version:
+            return StaleSnapshot(self.version)
+        balances = self._read(request.accounts)
+        verdict = decide(request.accounts, balances, request.candidates)
+        for terms, balance in zip(request.accounts, balances, strict=True):
+            if terms.id in self.accounts or balance.state != 0:
+                account = self.accounts.setdefault(terms.id, _Account())
+                account.terms = terms  # also when nothing is held: settlements of older holds are judged by them
+                self._enter(account, terms, request.hold_id, "limits")
+        if isinstance(verdict, Refusal):
+            self.refusals.append(verdict)
+            return verdict
+        return self._hold(request, verdict)
+
+    def _hold(self, request: ReserveRequest, choice: Choice) -> Hold:
+        watched = request.candidates[choice.candidate].watched
+        held_on = [t for t, mark in zip(request.accounts, watched, strict=True) if mark != UNAFFECTED]
+        for terms in held_on:
+            account = self.accounts.setdefault(terms.id, _Account())
+            account.terms = terms
+            account.held_nano += choice.amount_nano
+        self.holds[request.hold_id] = _Hold(
+            HoldStatus.HELD,
+            choice.amount_nano,
+            candidate=choice.candidate,
+            tokens=choice.tokens,
+            account_ids=tuple(t.id for t in held_on),
+            until_ms=self.now_ms() + request.lease_ms,
+            detail=request.detail,
+        )
+        balances = self._read(request.accounts)
+        return Hold(request.hold_id, choice.candidate, choice.tokens, choice.amount_nano, balances)
+
+    async def resolve(self, resolution: Resolution) -> Settlement:
+        """End a hold: post what it cost, release it, append the event."""
+        check_resolution(resolution)
+        hold = self.holds.get(resolution.hold_id) or _Hold(HoldStatus.NONE)
+        before = hold.status
+        if not set(hold.account_ids) <= set(resolution.account_ids):
+            raise InvalidInput("accountIds", "must name every account of the hold")
+        after = self._after(hold, resolution.mode)
+        if after is None:
+            return Settlement(before, False, 0, 0, self._pairs(resolution.account_ids))
+        cost_nano = _cost(hold, resolution)
+        delta_nano = cost_nano - hold.cost_nano
+        was_held = before is HoldStatus.HELD
+        overage_nano = max(0, cost_nano - hold.amount_nano) if was_held else 0
+        following = resolution.next_hold if was_held else None
+        if following and cost_nano + following.amount_nano > hold.amount_nano:
+            raise InvalidInput("nextHold", "must fit into what the cost leaves of its hold")
+        terms_of = {t.id: t for t in resolution.terms}
+        on = hold.account_ids if before is not HoldStatus.NONE else resolution.account_ids
+        for account_id in on if was_held or delta_nano or terms_of else ():
+            account = self.accounts.setdefault(account_id, _Account())
+            account.terms = terms_of.get(account_id, account.terms)
+            account.held_nano += (following.amount_nano if following else 0) - (
+                hold.amount_nano if was_held else 0
+            )
+            account.spent_nano += delta_nano
+            if account.terms and delta_nano:
+                self._enter(account, account.terms, resolution.hold_id, "spend")
+        if following:
+            self.holds[following.id] = _Hold(
+                HoldStatus.HELD,
+                following.amount_nano,
+                candidate=hold.candidate,
+                tokens=hold.tokens,
+                account_ids=on,
+                until_ms=self.now_ms() + resolution.lease_ms,
+                detail=following.detail,
+            )
+        hold.status, hold.cost_nano = after, cost_nano
+        hold.account_ids = on
+        hold.trued = hold.trued or resolution.mode is ResolveMode.TRUE_UP
+        self.holds[resolution.hold_id] = hold
+        if before is not HoldStatus.NONE or resolution.mode is not ResolveMode.VOID:
+            self._append(resolution, before, cost_nano, delta_nano, overage_nano)
+        return Settlement(before, True, delta_nano, overage_nano, self._pairs(resolution.account_ids))
+
+    def _after(self, hold: _Hold, mode: ResolveMode) -> HoldStatus | None:
+        """The table at the head of lua/resolve.lua; None: no effect."""
+        status = hold.status
+        if mode is ResolveMode.SETTLE:
+            return None if status is HoldStatus.SETTLED else HoldStatus.SETTLED
+        if mode is ResolveMode.POST:
+            return HoldStatus.SETTLED if status is HoldStatus.NONE else None
+        if mode is ResolveMode.VOID:
+            return None if status in (HoldStatus.SETTLED, HoldStatus.VOIDED) else HoldStatus.VOIDED
+        if mode is ResolveMode.EXPIRE:
+            over = status is HoldStatus.HELD and hold.until_ms <= self.now_ms()
+            return HoldStatus.EXPIRED if over else None
+        posted = status in (HoldStatus.SETTLED, HoldStatus.EXPIRED)
+        return status if posted and not hold.trued else None
+
+    async def find(self, hold_id: str) -> FoundHold | None:
+        """What is remembered of a hold; None if nothing."""
+        hold = self.holds.get(hold_id)
+        if hold is None:
+            return None
+        return FoundHold(hold.status, hold.account_ids, hold.amount_nano, hold.cost_nano)
+
+    async def extend(self, hold_ids: Sequence[str], lease_ms: int) -> list[str]:
+        """Renew leases; returns the ids that are no longer held."""
+        gone = []
+        for hold_id in hold_ids:
+            hold = self.holds.get(hold_id)
+            if hold and hold.status is HoldStatus.HELD:
+                hold.until_ms = self.now_ms() + lease_ms
+            else:
+                gone.append(hold_id)
+        return gone
+
+    async def due(self, limit: int) -> list[DueHold]:
+        """Holds whose lease is over, oldest first."""
+        now_ms = self.now_ms()
+        rows = [(h.until_ms, i) for i, h in self.holds.items() if h.status is HoldStatus.HELD]
+        ids = [i for until_ms, i in sorted(rows) if until_ms <= now_ms][:limit]
+        return [DueHold(i, self.holds[i].account_ids) for i in ids]
+
+    async def balances(self, account_ids: Sequence[str]) -> list[AccountBalance]:
+        """Balances, in the order asked."""
+        pairs = self._pairs(account_ids)
+        return [AccountBalance(a, spent, held) for a, (spent, held) in zip(account_ids, pairs, strict=True)]
+
+    async def current_accounts(self, now_ms: int) -> list[str]:
+        """Ids of the accounts whose period is not over."""
+        ends = {i: a.terms.period.end_ms for i, a in self.accounts.items() if a.terms}
+        return sorted(i for i, end_ms in ends.items() if end_ms is None or end_ms > now_ms)
+
+    async def changes_since(self, version: int) -> tuple[int, list[Change]]:
+        """(newest version, every document that changed after `version`, in its present form)."""
+        floor = version if self.version > version else -1
+        if self.version == version:
+            return version, []
+        rows = sorted((v, k, i, t) for (k, i), (v, t) in self.documents.items() if v > floor)
+        return self.version, [Change(k, i, t, v) for v, k, i, t in rows]
+
+    async def put(
+        self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None
+    ) -> int:
+        """Write or delete a document; returns the new version."""
+        version, present = self.documents.get((kind, document_id), (0, None))
+        if expected is not None and (version if present is not None else 0) != expected:
+            raise Conflict(f"{kind} {document_id} was changed meanwhile, or exists already")
+        self.version += 1
+        self.documents[(kind, document_id)] = (self.version, text)
+        self.log.append(
+            {
+                "type": "document",
+                "id": f"{kind}:{document_id}",
+                "change": "delete" if text is None else "put",
+                "version": str(self.version),
+                "text": (text or b"").decode(),
+                "at_ms": str(self.now_ms()),
+            }
+        )
+        return self.version
+
+    async def events(self, after: str = "-", count: int = 1000) -> list[tuple[str, dict[str, str]]]:
+        """Events of money, state and configuration, oldest first."""
+        start = 0 if after == "-" else int(after)
+        return [(str(i), e) for i, e in enumerate(self.log) if i >= start][:count]
+
+    def _read(self, accounts: tuple[AccountTerms, ...]) -> tuple[Balance, ...]:
+        rows = [self.accounts.get(t.id, _Account()) for t in accounts]
+        return tuple(
+            Balance(a.spent_nano, a.held_nano, t.state_at(a.spent_nano))
+            for t, a in zip(accounts, rows, strict=True)
+        )
+
+    def _pairs(self, account_ids: Sequence[str]) -> tuple[tuple[int, int], ...]:
+        rows = [self.accounts.get(i, _Account()) for i in account_ids]
+        return tuple((a.spent_nano, a.held_nano) for a in rows)
+
+    def _enter(self, account: _Account, terms: AccountTerms, cause: str, why: str) -> None:
+        """One event per change of state."""
+        state = int(terms.state_at(account.spent_nano))
+        if state == account.state:
+            return
+        self.log.append(
+            {
+                "type": "state",
+                "account": terms.id,
+                "from": str(account.state),
+                "to": str(state),
+                "spent_nano": str(account.spent_nano),
+                "limit_nano": str(terms.limit_nano),
+                "cause": cause,
+                "why": why,
+                "at_ms": str(self.now_ms()),
+            }
+        )
+        account.state = state
+
+    def _append(self, r: Resolution, before: HoldStatus, cost: int, delta: int, overage: int) -> None:
+        hold = self.holds[r.hold_id]
+        detail = hold.detail if r.mode is ResolveMode.EXPIRE else r.detail
+        self.log.append(
+            {
+                "type": r.mode.value,
+                "hold": r.hold_id,
+                "before": before.value,
+                "cost_nano": str(cost),
+                "delta_nano": str(delta),
+                "overage_nano": str(overage),
+                "held_nano": str(hold.amount_nano),
+                "basis": r.basis.value,
+                "accounts": "\n".join(hold.account_ids),
+                "spent_after": " ".join(str(spent) for spent, _ in self._pairs(hold.account_ids)),
+                "at_ms": str(self.now_ms()),
+                "detail": detail.decode(),
+            }
+        )
+
+
+def _cost(hold: _Hold, resolution: Resolution) -> int:
+    if resolution.mode is ResolveMode.VOID:
+        return 0
+    return hold.amount_nano if resolution.mode is ResolveMode.EXPIRE else resolution.cost_nano

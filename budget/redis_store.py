@@ -1,0 +1,283 @@
+"""The live state on Redis >= 7 or Valkey >= 7.2, one node or a cluster.
+
+Failure policy: any error of the store (no connection, no memory, read-only, disk full) is `StoreUnavailable`, and
+the caller admits nothing. A reply that was lost is repaired by asking again with the same id.
+
+Layout; every key carries the hash tag ``{namespace}``, so that all accounts of a chain live in one slot:
+
+    sg:{ns}:a:<account>   hash   spent held state terms         one per budget, period and scope key
+    sg:{ns}:a             zset   accounts by the end of their period
+    sg:{ns}:hold:<id>     hash   status amount cost accounts …  kept `keep_ms` after its end
+    sg:{ns}:leases        zset   open holds by the end of their lease (store's clock)
+    sg:{ns}:events        stream money and states, in order; only the ledger trims it
+    sg:{ns}:refusals      stream the last 100,000 or so refusals
+    sg:{ns}:version, :documents, :changed   the snapshot of budgets and keys
+"""
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+
+from budget.checks import check_request, check_resolution
+from budget.model import (
+    AccountTerms,
+    Balance,
+    BudgetState,
+    Hold,
+    HoldStatus,
+    Refusal,
+    RefusalCode,
+    ReserveRequest,
+    Resolution,
+    Settlement,
+    StaleSnapshot,
+)
+from budget.ports import AccountBalance, Change, DueHold, FoundHold
+from core.errors import Conflict, InvalidInput, StoreUnavailable
+
+MAX_CLOCK_SKEW_MS = 5_000
+ACCOUNT_KEPT_AFTER_END_MS = 40 * 86_400_000
+
+Client = Redis | RedisCluster
+
+#: What a client raises when the store is away or refuses; a cluster's own errors are no RedisError.
+_AWAY = (RedisError, RedisClusterException, OSError)
+
+
+class _Script:
+    """A Lua script called by its hash, loaded again when the store has forgotten it."""
+
+    def __init__(self, name: str) -> None:
+        self.text = files("budget").joinpath("lua", f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    async def call(self, client: Client, keys: list[str], args: list[str | bytes]) -> list[bytes]:
+        try:
+            reply = client.evalsha(self.sha, len(keys), *keys, *args)
+            return cast(list[bytes], await reply)
+        except NoScriptError:
+            reply = client.eval(self.text, len(keys), *keys, *args)
+            return cast(list[bytes], await reply)
+
+
+class RedisBudgetStore:
+    """`budget.ports.BudgetStore` and `Documents` on Redis or Valkey.
+
+    namespace: the hash tag; deployments with different namespaces share nothing.
+    keep_ms: how long an ended hold is remembered, for late settlements, webhooks and retries.
+    """
+
+    def __init__(self, client: Client, *, namespace: str = "main", keep_ms: int = 86_400_000) -> None:
+        self._client = client
+        self._prefix = f"sg:{{{namespace}}}:"
+        self._keep_ms = keep_ms
+        self._reserve = _Script("reserve")
+        self._resolve = _Script("resolve")
+        self._extend = _Script("extend")
+        self._put = _Script("put_document")
+
+    def key(self, *parts: str) -> str:
+        """The full name of a key of this namespace."""
+        return self._prefix + ":".join(parts)
+
+    async def reserve(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
+        """Hold the ceiling of the first candidate that fits on all its accounts, or on none."""
+        check_request(request)
+        keys = [self.key(k) for k in ("version", "leases", "refusals")]
+        keys += [self.key("hold", request.hold_id), self.key("a"), self.key("events")]
+        keys += [self.key("a", a.id) for a in request.accounts]
+        return _read_reserve(request, await self._call(self._reserve, keys, _reserve_args(request)))
+
+    async def resolve(self, resolution: Resolution) -> Settlement:
+        """End a hold: post what it cost, release it, append the event."""
+        check_resolution(resolution)
+        hold = self.key("hold", resolution.hold_id)
+        following = resolution.next_hold
+        keys = [self.key("leases"), self.key("events"), hold]
+        keys += [self.key("hold", following.id) if following else hold, self.key("a")]
+        keys += [self.key("a", a) for a in resolution.account_ids]
+        reply = await self._call(self._resolve, keys, self._resolve_args(resolution))
+        if reply[0] == b"refused":
+            raise InvalidInput(reply[1].decode(), reply[2].decode())
+        numbers = [int(n) for n in reply[1:]]
+        return Settlement(
+            before=HoldStatus(reply[0].decode()),
+            applied=numbers[0] == 1,
+            delta_nano=numbers[1],
+            overage_nano=numbers[2],
+            balances=tuple(zip(numbers[3::2], numbers[4::2], strict=True)),
+        )
+
+    def _resolve_args(self, r: Resolution) -> list[str | bytes]:
+        following = r.next_hold
+        args: list[str | bytes] = [r.hold_id, r.mode.value, str(r.cost_nano), r.basis.value, r.detail]
+        args += [str(self._keep_ms), "\n".join(r.account_ids)]
+        args += [following.id, str(following.amount_nano), following.detail] if following else ["", "0", "{}"]
+        args += [str(r.lease_ms), r.owner]
+        for terms in r.terms:
+            args += [f"{terms.limit_nano} {terms.soft_nano} {terms.stop_at_nano}", *_period_args(terms)]
+        return args
+
+    async def find(self, hold_id: str) -> FoundHold | None:
+        """What is remembered of a hold; None if nothing."""
+        row = await self._command("HMGET", self.key("hold", hold_id), "status", "accounts", "amount", "cost")
+        if row[0] is None:
+            return None
+        return FoundHold(HoldStatus(row[0].decode()), _lines(row[1]), int(row[2] or 0), int(row[3] or 0))
+
+    async def extend(self, hold_ids: Sequence[str], lease_ms: int) -> list[str]:
+        """Renew leases; returns the ids that are no longer held."""
+        if not hold_ids:
+            return []
+        gone = await self._call(self._extend, [self.key("leases")], [str(lease_ms), *hold_ids])
+        return [g.decode() for g in gone]
+
+    async def due(self, limit: int) -> list[DueHold]:
+        """Holds whose lease is over by the store's clock, oldest first."""
+        seconds, micros = await self._command("TIME", self.key("leases"))
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        ids = await self._command(
+            "ZRANGEBYSCORE", self.key("leases"), "-inf", str(now_ms), "LIMIT", "0", str(limit)
+        )
+        due = []
+        for hold_id in ids:
+            accounts = await self._command("HGET", self.key("hold", hold_id.decode()), "accounts")
+            due.append(DueHold(hold_id.decode(), _lines(accounts)))
+        return due
+
+    async def balances(self, account_ids: Sequence[str]) -> list[AccountBalance]:
+        """Balances, in the order asked."""
+        if not account_ids:
+            return []
+        pipeline = self._client.pipeline(transaction=False)
+        for account in account_ids:
+            pipeline.hmget(self.key("a", account), "spent", "held")
+        try:
+            rows = await pipeline.execute()
+        except _AWAY as error:
+            raise StoreUnavailable(f"the store did not answer: {error}") from error
+        return [
+            AccountBalance(account, int(spent or 0), int(held or 0))
+            for account, (spent, held) in zip(account_ids, rows, strict=True)
+        ]
+
+    async def current_accounts(self, now_ms: int) -> list[str]:
+        """Ids of the accounts whose period is not over."""
+        ids = await self._command("ZRANGEBYSCORE", self.key("a"), f"({now_ms}", "+inf")
+        return [i.decode() for i in ids]
+
+    async def changes_since(self, version: int) -> tuple[int, list[Change]]:
+        """(newest version, every document that changed after `version`, in its present form)."""
+        newest = int(await self._command("GET", self.key("version")) or 0)
+        if newest == version:
+            return newest, []
+        lowest = f"({version}" if newest > version else "-inf"  # a smaller version: the store was replaced
+        changed = await self._command("ZRANGEBYSCORE", self.key("changed"), lowest, "+inf", "WITHSCORES")
+        names, scores = changed[0::2], changed[1::2]
+        texts = await self._command("HMGET", self.key("documents"), *names) if names else []
+        changes = []
+        for name, score, text in zip(names, scores, texts, strict=True):
+            kind, _, document_id = name.decode().partition(":")
+            changes.append(Change(kind, document_id, text, int(float(score))))
+        # A document may have changed again between the two reads; the version read first makes it come again.
+        return newest, changes
+
+    async def put(
+        self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None
+    ) -> int:
+        """Write or delete a document; returns the new version."""
+        keys = [self.key(k) for k in ("version", "documents", "changed", "events")]
+        args: list[str | bytes] = [f"{kind}:{document_id}", "delete" if text is None else "put", text or b""]
+        args.append("" if expected is None else str(expected))
+        reply = await self._call(self._put, keys, args)
+        if reply[0] == b"conflict":
+            raise Conflict(f"{kind} {document_id} was changed meanwhile, or exists already")
+        return int(reply[1])
+
+    async def events(self, after: str = "-", count: int = 1000) -> list[tuple[str, dict[str, str]]]:
+        """Events of money, state and configuration, oldest first: (stream id, fields)."""
+        rows = await self._command("XRANGE", self.key("events"), after, "+", "COUNT", str(count))
+        out = []
+        for stream_id, fields in rows:
+            out.append((stream_id.decode(), {k.decode(): v.decode() for k, v in fields.items()}))
+        return out
+
+    async def ping(self) -> None:
+        """Raises `StoreUnavailable` unless the store answers."""
+        await self._command("EXISTS", self.key("version"))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _call(self, script: _Script, keys: list[str], args: list[str | bytes]) -> list[bytes]:
+        try:
+            return await script.call(self._client, keys, args)
+        except _AWAY as error:
+            raise StoreUnavailable(f"the store did not answer: {error}") from error
+
+    async def _command(self, name: str, key: str, *args: str | bytes) -> Any:
+        """One raw command; `key` routes it to its node on a cluster (TIME takes none, but must ask that node)."""
+        try:
+            if name != "TIME":
+                return await self._client.execute_command(name, key, *args)  # type: ignore[no-untyped-call]
+            if isinstance(self._client, Redis):
+                return await self._client.execute_command("TIME")  # type: ignore[no-untyped-call]
+            await self._client.initialize()  # a cluster's slots are not known before
+            node = self._client.get_node_from_key(key)
+            return await self._client.execute_command("TIME", target_nodes=node)
+        except _AWAY as error:
+            raise StoreUnavailable(f"the store did not answer: {error}") from error
+
+
+def _lines(text: bytes | None) -> tuple[str, ...]:
+    return tuple(text.decode().split("\n")) if text else ()
+
+
+def _period_args(terms: AccountTerms) -> tuple[str, str]:
+    end_ms = terms.period.end_ms
+    return ("", "") if end_ms is None else (str(end_ms), str(end_ms + ACCOUNT_KEPT_AFTER_END_MS))
+
+
+def _reserve_args(request: ReserveRequest) -> list[str | bytes]:
+    args: list[str | bytes] = [
+        str(request.now_ms),
+        str(request.version),
+        request.hold_id,
+        str(request.lease_ms),
+    ]
+    args += [request.owner, str(MAX_CLOCK_SKEW_MS), request.detail, "\n".join(a.id for a in request.accounts)]
+    args.append(str(len(request.accounts)))
+    for a in request.accounts:
+        args += [str(a.limit_nano), str(a.soft_nano), str(a.stop_at_nano), str(a.hard_nano), *_period_args(a)]
+    args.append(str(len(request.candidates)))
+    for c in request.candidates:
+        args += [str(c.base_nano), str(c.out_pico), str(c.tokens), str(c.min_tokens), c.watched]
+    return args
+
+
+def _read_reserve(request: ReserveRequest, reply: list[bytes]) -> Hold | Refusal | StaleSnapshot:
+    head = reply[0]
+    if head == b"stale":
+        return StaleSnapshot(int(reply[1]))
+    if head == b"skew":
+        off_s = (int(reply[1]) - request.now_ms) / 1000
+        raise StoreUnavailable(
+            f"this worker's clock is {off_s:.1f} s off the store's; at most 5 s are allowed"
+        )
+    if head == b"resolved":
+        raise Conflict(f"the hold {request.hold_id} has ended already ({reply[1].decode()})")
+    numbers = [int(n) for n in reply[4:]]
+    balances = tuple(
+        Balance(spent, held, BudgetState(state))
+        for spent, held, state in zip(numbers[0::3], numbers[1::3], numbers[2::3], strict=True)
+    )
+    if head == b"held":
+        return Hold(request.hold_id, int(reply[1]), int(reply[2]), int(reply[3]), balances)
+    account = int(reply[2]) if reply[2] else None
+    return Refusal(RefusalCode(reply[1].decode()), account, int(reply[3]), balances)

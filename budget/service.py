@@ -1,0 +1,300 @@
+"""Reserve, extend, settle, void, expire: the life of every hold of this worker.
+
+Failure policy: a reserve that can't reach the store refuses the call (`StoreUnavailable`) and leaves a void behind,
+so that a reserve which arrives late can't hold money for a call that was never made. A resolution that can't reach
+the store waits here and is tried again; if this worker dies first, the lease ends and the whole hold is posted,
+unconfirmed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from budget.book import BudgetBook
+from budget.model import (
+    UNAFFECTED,
+    AccountTerms,
+    Balance,
+    Basis,
+    Candidate,
+    Hold,
+    NextHold,
+    Refusal,
+    ReserveRequest,
+    Resolution,
+    ResolveMode,
+    Settlement,
+    StaleSnapshot,
+)
+from budget.ports import BudgetStore
+from core.clock import Clock
+from core.errors import StoreUnavailable
+from core.ids import Ids
+from core.scope import Scope
+
+log = logging.getLogger("spendgate.budget")
+
+_STALE_TRIES = 4
+_MAX_WAITING = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A call as the budgets see it: its accounts and the candidates in order of preference."""
+
+    accounts: tuple[AccountTerms, ...]
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A hold that this worker owns, with what it was decided from."""
+
+    hold: Hold
+    plan: Plan
+
+    @property
+    def candidate(self) -> Candidate:
+        """The candidate that fitted."""
+        return self.plan.candidates[self.hold.candidate]
+
+    @property
+    def watching(self) -> tuple[tuple[AccountTerms, Balance], ...]:
+        """The accounts that the hold is on, with their balances after it."""
+        rows = zip(self.plan.accounts, self.hold.balances, self.candidate.watched, strict=True)
+        return tuple((terms, balance) for terms, balance, mark in rows if mark != UNAFFECTED)
+
+    @property
+    def account_ids(self) -> tuple[str, ...]:
+        """Ids of the accounts that the hold is on."""
+        return tuple(terms.id for terms, _ in self.watching)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A refusal with the plan that it was decided from."""
+
+    refusal: Refusal
+    plan: Plan
+
+
+@dataclass(slots=True)
+class BudgetService:
+    """One worker's hands on the live state.
+
+    refresh: reads the snapshot again into `book`; called when the store says that it is stale.
+    owner: names this worker in its holds.
+    lease_ms: how long a hold outlives its worker; renewed at a third of it.
+    """
+
+    store: BudgetStore
+    book: BudgetBook
+    clock: Clock
+    ids: Ids
+    refresh: Callable[[], Awaitable[None]]
+    owner: str
+    lease_ms: int = 30_000
+    open_holds: set[str] = field(default_factory=set)
+    waiting: list[Resolution] = field(default_factory=list)
+
+    async def reserve(
+        self, make_plan: Callable[[int], Plan], *, hold_id: str, detail: bytes = b"{}"
+    ) -> Admission | Refused:
+        """Hold money for a call, or say why not.
+
+        make_plan: given the worker's time (epoch ms), the plan under the budgets now in the book; called again
+            when they turn out to be stale.
+
+        Raises:
+            StoreUnavailable: nothing is held; the call must not be made.
+        """
+        for _ in range(_STALE_TRIES):
+            now_ms = self.clock.now_ms()
+            plan = make_plan(now_ms)
+            request = ReserveRequest(
+                hold_id=hold_id,
+                owner=self.owner,
+                now_ms=now_ms,
+                version=self.book.version,
+                lease_ms=self.lease_ms,
+                accounts=plan.accounts,
+                candidates=plan.candidates,
+                detail=detail,
+            )
+            verdict = await self._ask(request)
+            if isinstance(verdict, Hold):
+                self.open_holds.add(hold_id)
+                return Admission(verdict, plan)
+            if isinstance(verdict, Refusal):
+                return Refused(verdict, plan)
+            await self.refresh()
+        raise StoreUnavailable("the budgets change faster than they can be read")
+
+    async def _ask(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
+        """Ask twice under one id: a reply that was lost after the hold was made gives the same hold."""
+        try:
+            return await self.store.reserve(request)
+        except StoreUnavailable:
+            pass
+        except asyncio.CancelledError:
+            self._bar(request)
+            raise
+        try:
+            return await self.store.reserve(request)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._bar(request)
+            raise
+
+    def _bar(self, request: ReserveRequest) -> None:
+        """Nobody will use this hold: void it, or bar it if it is still on its way."""
+        ids = tuple(a.id for a in request.accounts)
+        self._wait(Resolution(request.hold_id, ResolveMode.VOID, ids))
+
+    async def settle(
+        self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes
+    ) -> Settlement | None:
+        """Post what the call cost and release its hold. None: the store is away, and it will be done later."""
+        resolution = Resolution(
+            admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail
+        )
+        return await self._resolve(resolution)
+
+    async def void(self, admission: Admission, detail: bytes) -> Settlement | None:
+        """Release a hold for which nothing was charged."""
+        ids = admission.account_ids
+        return await self._resolve(Resolution(admission.hold.id, ResolveMode.VOID, ids, detail=detail))
+
+    async def hand_over(
+        self,
+        admission: Admission,
+        following: NextHold,
+        *,
+        cost_nano: int,
+        basis: Basis,
+        detail: bytes,
+    ) -> bool:
+        """End one attempt and hold for the next out of its money, in one step. False: the first hold has ended.
+
+        cost_nano: what the ended attempt is charged; 0 voids it.
+
+        Raises:
+            StoreUnavailable: neither is done yet; the end of the first will be.
+        """
+        mode = ResolveMode.SETTLE if cost_nano else ResolveMode.VOID
+        plain = Resolution(admission.hold.id, mode, admission.account_ids, cost_nano, basis, detail)
+        resolution = Resolution(
+            plain.hold_id,
+            mode,
+            plain.account_ids,
+            cost_nano,
+            basis,
+            detail,
+            next_hold=following,
+            lease_ms=self.lease_ms,
+            owner=self.owner,
+        )
+        self.open_holds.discard(admission.hold.id)
+        try:
+            settlement = await self.store.resolve(resolution)
+        except StoreUnavailable:
+            self._wait(plain)
+            self._wait(Resolution(following.id, ResolveMode.VOID, admission.account_ids))
+            raise
+        if settlement.applied and settlement.before.value == "held":
+            self.open_holds.add(following.id)
+            return True
+        return False
+
+    async def post(
+        self, hold_id: str, chain: Sequence[Scope], cost_nano: int, basis: Basis, detail: bytes
+    ) -> Settlement:
+        """Post spend that this gateway did not hold for, once per id, to every account of the chain.
+
+        Raises:
+            StoreUnavailable: nothing was posted; the caller may try again with the same id.
+        """
+        accounts = self.book.accounts(chain, self.clock.now_ms())
+        ids = tuple(a.id for a in accounts)
+        return await self.store.resolve(
+            Resolution(hold_id, ResolveMode.POST, ids, cost_nano, basis, detail, terms=accounts)
+        )
+
+    async def true_up(self, hold_id: str, cost_nano: int, detail: bytes) -> Settlement | None:
+        """Correct the posted cost of a call that this gateway made, once. None: the hold is not remembered.
+
+        Raises:
+            StoreUnavailable: nothing was corrected.
+        """
+        found = await self.store.find(hold_id)
+        if found is None:
+            return None
+        return await self.store.resolve(
+            Resolution(hold_id, ResolveMode.TRUE_UP, found.account_ids, cost_nano, Basis.WEBHOOK, detail)
+        )
+
+    async def _resolve(self, resolution: Resolution) -> Settlement | None:
+        self.open_holds.discard(resolution.hold_id)
+        try:
+            settlement = await self.store.resolve(resolution)
+        except StoreUnavailable:
+            self._wait(resolution)
+            return None
+        except asyncio.CancelledError:
+            self._wait(resolution)  # sending it twice has one effect
+            raise
+        if settlement.overage_nano:
+            log.warning(
+                "hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano
+            )
+        return settlement
+
+    def _wait(self, resolution: Resolution) -> None:
+        if len(self.waiting) >= _MAX_WAITING:
+            log.error("too many settlements wait for the store; %s is left to its lease", resolution.hold_id)
+            return
+        self.waiting.append(resolution)
+
+    async def flush(self) -> int:
+        """Try the waiting resolutions again, in order; returns how many still wait."""
+        while self.waiting:
+            resolution = self.waiting[0]
+            try:
+                await self.store.resolve(resolution)
+            except StoreUnavailable:
+                break
+            self.waiting.remove(resolution)
+        return len(self.waiting)
+
+    async def renew(self) -> None:
+        """Renew the leases of this worker's open holds."""
+        for hold_id in await self.store.extend(tuple(self.open_holds), self.lease_ms):
+            if hold_id in self.open_holds:
+                log.warning("hold %s ended while its call was still running", hold_id)
+                self.open_holds.discard(hold_id)
+
+    async def sweep(self, limit: int = 1000) -> int:
+        """Expire holds whose lease is over, whoever owned them; returns how many. Any worker may; one effect."""
+        expired = 0
+        for due in await self.store.due(limit):
+            resolution = Resolution(due.id, ResolveMode.EXPIRE, due.account_ids, basis=Basis.UNCONFIRMED)
+            settlement = await self.store.resolve(resolution)
+            if settlement.applied:
+                expired += 1
+                log.warning("hold %s expired and is charged in full, unconfirmed", due.id)
+        return expired
+
+    async def run(self) -> None:
+        """Renew, flush and sweep until cancelled. A store that is away is tried again at the next turn."""
+        renew_s = self.lease_ms / 3000
+        last_renewed_s = self.clock.monotonic_s()
+        while True:
+            await asyncio.sleep(0.25 if self.waiting else min(1.0, renew_s))
+            try:
+                if self.clock.monotonic_s() - last_renewed_s >= renew_s:
+                    await self.renew()
+                    last_renewed_s = self.clock.monotonic_s()
+                await self.flush()
+                await self.sweep()
+            except StoreUnavailable as error:
+                log.warning("the store is away: %s", error.message)

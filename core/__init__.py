@@ -1,0 +1,1 @@
+"""The words of the business: money, scopes, periods, clock, ids, keys, errors. Standard library only."""

@@ -1,0 +1,61 @@
+"""Ids: prefixed, sortable by time, and convertible to a UUID for outside systems.
+
+The 128 bits are a UUID of version 8 (RFC 9562, section 5.8): 48 bits of epoch milliseconds, our 12-bit mark,
+62 random bits. The mark lets a webhook about one of our own calls be told from a foreign one even when the
+record of the call is gone, so that it is never charged a second time.
+"""
+
+import hashlib
+import secrets
+import uuid
+from typing import Protocol
+
+from core.clock import Clock
+
+_MARK = 0x5BE
+
+
+class Ids(Protocol):
+    """A source of new ids."""
+
+    def new(self, prefix: str) -> str:
+        """A new id such as ``hld_019a…`` (prefix, underscore, 32 hex digits)."""
+        ...
+
+
+class RandomIds:
+    """Ids from the clock and the system's randomness."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def new(self, prefix: str) -> str:
+        """A new id with this prefix."""
+        return _format(prefix, self._clock.now_ms(), secrets.randbits(62))
+
+
+def derived_id(prefix: str, *parts: str) -> str:
+    """The same id for the same parts, always: for idempotency keys and webhooks. Sorts before all new ids."""
+    digest = hashlib.sha256("\x00".join(parts).encode()).digest()
+    return f"{prefix}_{digest[:16].hex()}"
+
+
+def id_to_uuid(own_id: str) -> str:
+    """The id's 128 bits as UUID text, for outside systems that want a UUID."""
+    return str(uuid.UUID(hex=own_id.rpartition("_")[2]))
+
+
+def uuid_to_id(prefix: str, text: str) -> str | None:
+    """The id behind a UUID that `id_to_uuid` gave out; None if the UUID is not one of ours."""
+    try:
+        value = uuid.UUID(text)
+    except ValueError:
+        return None
+    if value.version != 8 or (value.int >> 64) & 0xFFF != _MARK:
+        return None
+    return f"{prefix}_{value.hex}"
+
+
+def _format(prefix: str, at_ms: int, random62: int) -> str:
+    value = (at_ms << 80) | (8 << 76) | (_MARK << 64) | (2 << 62) | random62
+    return f"{prefix}_{value:032x}"
