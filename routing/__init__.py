@@ -1,0 +1,1 @@
+"""Routes and models, the chooser, the health of endpoints, and the adapters that call upstreams."""

@@ -1,0 +1,132 @@
+"""Routes as YAML: endpoints, models, and prices beside them."""
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import ConfigError
+from routing.model import Endpoint, Model, ModelRole, Routes
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class EndpointSpec(_Strict):
+    """An endpoint as the file has it; see `routing.model.Endpoint`."""
+
+    kind: Literal["databricks", "openai", "anthropic", "litellm"]
+    base_url: str = ""
+    api_key: str = ""
+    client_id: str = ""
+    client_secret: str = ""
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 297.0
+    connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    max_connections: Annotated[int, Field(ge=1, le=65_536)] = 512
+
+
+class ModelSpec(_Strict):
+    """A model as the file has it; see `routing.model.Model`. upstream_name defaults to its name."""
+
+    name: _Name
+    endpoint: str
+    upstream_name: _Name | None = None
+    role: ModelRole = ModelRole.OTHER
+    priority: int = 100
+    kind: Literal["chat", "embedding"] = "chat"
+    aliases: list[_Name] = []
+    default_max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 8192
+    template_tokens: Annotated[int, Field(ge=0, le=100_000)] = 64
+    tool_template_tokens: Annotated[int, Field(ge=0, le=100_000)] = 512
+    max_tokens_per_image: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
+class RoutesSpec(_Strict):
+    """The whole file. prices: as in the price book's file; read by another package."""
+
+    endpoints: Annotated[dict[str, EndpointSpec], Field(min_length=1)]
+    models: Annotated[list[ModelSpec], Field(min_length=1)]
+    prices: list[dict[str, Any]] = []
+
+
+def default_routes_text() -> str:
+    """The YAML that ships with the product."""
+    return files("routing").joinpath("routes.default.yaml").read_text()
+
+
+def load_routes(text: str, *, source: str, environment: Mapping[str, str]) -> Routes:
+    """Routes from YAML; ``${NAME}`` and ``${NAME:-default}`` in endpoints come from `environment`.
+
+    Raises:
+        ConfigError: names the file, the field and the rule.
+    """
+    spec = _parse(text, source)
+    endpoints = [_endpoint(name, e, source, environment) for name, e in spec.endpoints.items()]
+    models = [
+        Model(
+            **m.model_dump(exclude={"aliases", "upstream_name"}),
+            upstream_name=m.upstream_name or m.name,
+            aliases=tuple(m.aliases),
+        )
+        for m in spec.models
+    ]
+    return Routes(models, endpoints)
+
+
+def prices_in(text: str) -> list[dict[str, Any]]:
+    """The `prices:` entries of a routes file, unread."""
+    return _parse(text, "the routes").prices
+
+
+def _parse(text: str, source: str) -> RoutesSpec:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {error}") from None
+    try:
+        return RoutesSpec.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(f"{source}: {field}: {first['msg']}") from None
+
+
+def _endpoint(name: str, spec: EndpointSpec, source: str, environment: Mapping[str, str]) -> Endpoint:
+    def fill(field: str) -> str:
+        def value(match: re.Match[str]) -> str:
+            given = environment.get(match[1]) or match[2]
+            if given is None:
+                raise ConfigError(f"{source}: endpoints.{name}.{field} needs {match[1]} in the environment")
+            return given
+
+        return _VARIABLE.sub(value, getattr(spec, field)).strip()
+
+    base_url = fill("base_url").rstrip("/")
+    if spec.kind != "litellm" and not base_url.startswith(("http://", "https://")):
+        raise ConfigError(f"{source}: endpoints.{name}.base_url must begin with http:// or https://")
+    if spec.kind == "databricks":
+        base_url = base_url.removesuffix("/serving-endpoints")
+    api_key, client_id, client_secret = fill("api_key"), fill("client_id"), fill("client_secret")
+    if bool(client_id) != bool(client_secret):
+        raise ConfigError(f"{source}: endpoints.{name} needs client_id and client_secret together")
+    if spec.kind == "databricks" and not api_key and not client_id:
+        raise ConfigError(f"{source}: endpoints.{name} needs api_key, or client_id and client_secret")
+    return Endpoint(
+        name=name,
+        kind=spec.kind,
+        base_url=base_url,
+        api_key=api_key or None,
+        client_id=client_id or None,
+        client_secret=client_secret or None,
+        timeout_s=spec.timeout_s,
+        connect_timeout_s=spec.connect_timeout_s,
+        max_connections=spec.max_connections,
+    )

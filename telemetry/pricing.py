@@ -1,0 +1,40 @@
+"""The most that a call can cost, before; what it did cost, after. Integers; rounded up once, after summing."""
+
+from dataclasses import dataclass
+
+from core.money import charge_nano
+from telemetry.prices import Price
+from telemetry.usage import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """``base_nano + ceil(tokens × out_pico / 1000)`` bounds a call that may generate `tokens` per choice."""
+
+    base_nano: int
+    out_pico: int
+
+
+def ceiling(price: Price, *, input_tokens_bound: int, choices: int = 1) -> Ceiling:
+    """The bound for a call: every input token at the dearest class, `choices` answers of output each.
+
+    Rounding both parts up makes it at least what `cost_nano` gives for any usage within the bounds.
+    """
+    dearest_in = max(price.input_pico, price.cached_input_pico, price.cache_write_pico)
+    dearest_out = max(price.output_pico, price.reasoning_pico)
+    return Ceiling(
+        base_nano=charge_nano(input_tokens_bound * dearest_in) + price.request_nano,
+        out_pico=dearest_out * choices,
+    )
+
+
+def cost_nano(price: Price, tokens: Tokens) -> int:
+    """What these tokens cost, in nano-dollars."""
+    total_pico = (
+        tokens.input * price.input_pico
+        + tokens.cached_input * price.cached_input_pico
+        + tokens.cache_write * price.cache_write_pico
+        + tokens.output * price.output_pico
+        + tokens.reasoning * price.reasoning_pico
+    )
+    return charge_nano(total_pico) + price.request_nano
