@@ -1,0 +1,1 @@
+"""A simulated Databricks model-serving endpoint: its paths, shapes and errors, its own bill."""

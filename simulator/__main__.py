@@ -1,0 +1,7 @@
+"""``python -m simulator``."""
+
+import sys
+
+from simulator.serve import main
+
+sys.exit(main())
