@@ -1,0 +1,1 @@
+"""The management surface: what is spent, budgets, keys, models. Knows HTTP; never the gateway."""

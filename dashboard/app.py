@@ -1,0 +1,25 @@
+"""The routes under /api. Every one of them needs an admin key.
+
+spend.py    what is spent, held and left, per scope
+budgets.py  budgets: read, create, change, delete, reset, top up
+keys.py     API keys
+models.py   the models in the routes with their prices
+events.py   the stream of money and states
+"""
+
+from fastapi import APIRouter, Depends
+
+from dashboard import budgets, events, keys, models, spend
+from dashboard.auth import admin_only
+from dashboard.deps import Deps
+from dashboard.errors import error_response, install_errors
+
+__all__ = ["Deps", "create_router", "error_response", "install_errors"]
+
+
+def create_router(deps: Deps) -> APIRouter:
+    """All routes of this surface; the app that includes them also needs `install_errors`."""
+    router = APIRouter(prefix="/api", dependencies=[Depends(admin_only(deps.keys))])
+    for module in (spend, budgets, keys, models, events):
+        router.include_router(module.router(deps))
+    return router

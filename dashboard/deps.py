@@ -1,0 +1,40 @@
+"""What this surface stands on; built by the process, passed in once."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from budget.book import BudgetBook
+from budget.ports import BudgetStore, Documents
+from core.clock import Clock
+from core.ids import Ids
+from core.keys import KeyRing
+from routing.model import Routes
+from telemetry.prices import PriceBook
+
+
+class LiveState(BudgetStore, Protocol):
+    """A budget store whose event stream can be read."""
+
+    async def events(self, after: str = "-", count: int = 1000) -> list[tuple[str, dict[str, str]]]:
+        """Events from `after` on (itself included), oldest first: (id, fields)."""
+        ...
+
+
+@dataclass
+class Deps:
+    """Everything that the routes need.
+
+    book, keys: this worker's copies of the snapshot; read, never written here.
+    refresh: reads the snapshot again into `book` and `keys`, so that a writer sees its own change.
+    """
+
+    store: LiveState
+    documents: Documents
+    book: BudgetBook
+    keys: KeyRing
+    routes: Routes
+    prices: PriceBook
+    clock: Clock
+    ids: Ids
+    refresh: Callable[[], Awaitable[None]]

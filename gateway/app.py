@@ -1,0 +1,91 @@
+"""The HTTP surface of the gateway: hot routes on plain ASGI, the rest on FastAPI, one port."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from core.errors import SpendgateError
+from gateway.auth import authenticate
+from gateway.errors import problem_of
+from gateway.hot import HotRoutes
+from gateway.http import Receive, Scope, Send, read_body, read_headers, respond
+from gateway.openapi import describe_hot_routes
+from gateway.surfaces import OpenAISurface
+from gateway.webhook import HeliconeWebhook
+from routing.model import Routes
+
+ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class GatewayApp:
+    """The ASGI application: a hot route is served here, everything else by `rest`."""
+
+    hot: HotRoutes
+    rest: ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI connection."""
+        surface = self.hot.surface(scope["path"]) if scope["type"] == "http" else None
+        if surface is None:
+            await self.rest(scope, receive, send)
+        elif scope["method"] != "POST":
+            body = b'{"error":{"type":"invalid_request_error","code":"method_not_allowed","message":"use POST"}}'
+            await respond(send, 405, body, {"Allow": "POST"})
+        else:
+            await self.hot.serve(surface, scope, receive, send)
+
+
+def create_router(
+    hot: HotRoutes,
+    webhook: HeliconeWebhook,
+    routes: Routes,
+    readiness: Callable[[], Awaitable[tuple[bool, dict[str, Any]]]],
+) -> APIRouter:
+    """The gateway's routes that are not hot: webhook, models, health.
+
+    readiness: (whether calls are admitted, what `/readyz` shows).
+    """
+    router = APIRouter()
+
+    @router.post("/webhook/helicone", status_code=204, tags=["webhooks"])
+    async def helicone(request: Request) -> Response:
+        """Spend from elsewhere: the simple payload or Helicone's own; 204, also for a replay."""
+        headers = read_headers(request.scope, hot.limits)
+        raw = await read_body(headers, request.receive, hot.limits)
+        await webhook.take(raw, headers.get("helicone-signature"))
+        return Response(status_code=204)
+
+    @router.get("/v1/models", tags=["models"])
+    async def models(request: Request) -> JSONResponse:
+        """The models that can be called, in OpenAI's shape."""
+        try:
+            authenticate(read_headers(request.scope, hot.limits), hot.keys)
+        except SpendgateError as error:
+            problem = problem_of(error)
+            body = OpenAISurface("chat").problem(problem)
+            return Response(body, problem.status, media_type="application/json")  # type: ignore[return-value]
+        data = [{"id": m.name, "object": "model", "created": 0, "owned_by": m.endpoint} for m in routes.models]
+        return JSONResponse({"object": "list", "data": data})
+
+    @router.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    @router.get("/readyz", tags=["health"])
+    async def readyz() -> JSONResponse:
+        """Whether calls are admitted: the store answers; and the circuit of every model that has failed."""
+        ready, report = await readiness()
+        return JSONResponse(report, 200 if ready else 503)
+
+    return router
+
+
+def create_app(hot: HotRoutes, rest: FastAPI) -> GatewayApp:
+    """Put the hot routes in front of a FastAPI application and describe them in its documentation."""
+    describe_hot_routes(rest)
+    return GatewayApp(hot, rest)

@@ -1,0 +1,124 @@
+"""What in a request bears a price, bounded before it leaves or refused by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import InvalidInput
+from routing.model import Model
+
+_MAX_CHOICES = 64
+_TOKENS_PER_MESSAGE = 16
+#: Fields whose cost no bound of ours covers. A provider may bill more for them than tokens × price.
+_UNBOUNDED = ("best_of", "prediction", "web_search_options", "audio", "functions", "function_call")
+_PLAIN_TIERS = (None, "auto", "default", "standard")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a request may cost at most, before any model is chosen.
+
+    max_tokens: of output per choice as the caller asked, None if it did not.
+    choices: answers asked for. images: image parts, which bytes do not bound when they are links.
+    """
+
+    max_tokens: int | None
+    choices: int
+    messages: int
+    images: int
+    tools: bool
+
+
+def read_bounds(body: Mapping[str, Any], operation: str) -> Bounds:
+    """Read the price-bearing fields of an OpenAI-shaped request.
+
+    Raises:
+        InvalidInput: a field is malformed, or could cost more than can be held for it.
+    """
+    for field in _UNBOUNDED:
+        if body.get(field) is not None:
+            raise InvalidInput(field, "is not supported: what it costs can't be bounded before the call")
+    if body.get("service_tier") not in _PLAIN_TIERS:
+        raise InvalidInput("service_tier", "must be default: other tiers have other prices")
+    if any(m != "text" for m in body.get("modalities") or ()):
+        raise InvalidInput("modalities", "must be text only: other outputs have no price here")
+    if operation == "embeddings":
+        if not isinstance(body.get("input"), (str, list)) or not body["input"]:
+            raise InvalidInput("input", "must be text or a list of texts")
+        return Bounds(0, 1, len(body["input"]) if isinstance(body["input"], list) else 1, 0, False)
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidInput("messages", "must be a list with at least one message")
+    images = sum(_images(number, message) for number, message in enumerate(messages))
+    return Bounds(_max_tokens(body), _choices(body), len(messages), images, _has_tools(body))
+
+
+def input_tokens_bound(raw_bytes: int, bounds: Bounds, model: Model) -> int:
+    """More tokens than any tokeniser can make of the request.
+
+    A byte-level tokeniser gives at most one token per byte of text, and JSON never shortens a text; the provider's
+    chat template adds a bounded number per message, and once more for tools.
+    """
+    template = model.template_tokens + _TOKENS_PER_MESSAGE * bounds.messages
+    if bounds.tools:
+        template += model.tool_template_tokens
+    if bounds.images:
+        if model.max_tokens_per_image is None:
+            raise InvalidInput("messages", f"hold images, and the routes give no max_tokens_per_image for {model.name}")
+        template += bounds.images * model.max_tokens_per_image
+    return raw_bytes + template
+
+
+def _max_tokens(body: Mapping[str, Any]) -> int | None:
+    asked = None
+    for field in ("max_tokens", "max_completion_tokens"):
+        value = body.get(field)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidInput(field, "must be a whole number of at least 1")
+        asked = value if asked is None else min(asked, value)
+    return asked
+
+
+def _choices(body: Mapping[str, Any]) -> int:
+    value = body.get("n", 1)
+    if value is None:
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_CHOICES:
+        raise InvalidInput("n", f"must be a whole number from 1 to {_MAX_CHOICES}")
+    return value
+
+
+def _images(number: int, message: object) -> int:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise InvalidInput(f"messages[{number}]", "must be an object with a role")
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return 0
+    if not isinstance(content, list):
+        raise InvalidInput(f"messages[{number}].content", "must be text or a list of parts")
+    images = 0
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "image_url":
+            images += 1
+        elif kind not in ("text", "refusal"):
+            raise InvalidInput(f"messages[{number}].content", f"has a part of type {kind}, which has no price here")
+        if "cache_control" in part:
+            raise InvalidInput(f"messages[{number}].content.cache_control", "is not supported yet: it is billed apart")
+    return images
+
+
+def _has_tools(body: Mapping[str, Any]) -> bool:
+    tools = body.get("tools")
+    if not tools:
+        return False
+    if not isinstance(tools, list):
+        raise InvalidInput("tools", "must be a list")
+    for number, tool in enumerate(tools):
+        if not isinstance(tool, Mapping) or tool.get("type") != "function":
+            raise InvalidInput(f"tools[{number}].type", "must be function: hosted tools are billed apart")
+        if not isinstance(tool.get("function"), Mapping) or not isinstance(tool["function"].get("name"), str):
+            raise InvalidInput(f"tools[{number}].function.name", "must be text")
+    return True

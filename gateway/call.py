@@ -1,0 +1,94 @@
+"""One call as the gateway understands it, whatever surface it came by, and what came of it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from budget.model import AccountTerms, BudgetState
+from budget.service import Admission
+from core.scope import Scope
+from routing.model import Model
+from telemetry.prices import Price
+from telemetry.usage import Usage
+
+Operation = Literal["chat", "embeddings"]
+
+
+@dataclass(slots=True)
+class Call:
+    """A parsed request.
+
+    asked: the model that the caller named, None for the routes' primary.
+    body: an OpenAI-shaped request without model and stream.
+    wants_usage: whether a streaming caller asked for the chunk with the usage.
+    raw_bytes: size of the request's JSON, which bounds the tokens of its text.
+    chain: who pays, narrow to wide.
+    received_s: monotonic time when the request began.
+    """
+
+    request_id: str
+    surface: str
+    operation: Operation
+    asked: str | None
+    body: dict[str, Any]
+    stream: bool
+    wants_usage: bool
+    raw_bytes: int
+    chain: tuple[Scope, ...]
+    key_id: str
+    received_ms: int
+    received_s: float
+    traceparent: str | None = None
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one model, inside one hold.
+
+    body: what is sent, with the granted max_tokens and without disabled tools.
+    dropped_tools: names of the tools that were taken out.
+    why: why the model or the answer's length is not what was asked for; None when it is.
+    """
+
+    admission: Admission
+    model: Model
+    price: Price
+    body: dict[str, Any]
+    dropped_tools: list[str]
+    why: str | None
+    upstream_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStanding:
+    """An account after a call: its terms, balance and state."""
+
+    terms: AccountTerms
+    spent_nano: int
+    held_nano: int
+    state: BudgetState
+
+
+@dataclass(slots=True)
+class Answered:
+    """A call that was answered and settled.
+
+    cost_nano: of all its attempts. standing: the account of the chain that is closest to its end.
+    """
+
+    call: Call
+    attempt: Attempt
+    body: dict[str, Any]
+    usage: Usage
+    cost_nano: int
+    standing: AccountStanding
+    skipped_circuits: list[str] = field(default_factory=list)
+
+
+def worst(standings: list[AccountStanding]) -> AccountStanding:
+    """The account that decides: the worst state, then the largest share of its hard cap used."""
+    return max(standings, key=lambda s: (s.state, (s.spent_nano + s.held_nano) / max(1, s.terms.hard_nano)))
+
+
+def admitted(admission: Admission) -> list[AccountStanding]:
+    """The accounts of a hold as they were when it was made."""
+    return [AccountStanding(t, b.spent_nano, b.held_nano, b.state) for t, b in admission.watching]

@@ -1,0 +1,343 @@
+"""The one request flow. A call, whatever its surface, goes through here:
+
+1. the surface parsed it and `auth` gave it a scope chain;
+2. `Planner.plan`: accounts, candidates in order of preference, a ceiling for each;
+3. `BudgetService.reserve`: one candidate's ceiling is held on every account, or the call is refused;
+4. the upstream is called with the granted max_tokens and without disabled tools;
+5. a failure ends that attempt (void, or charged at its bound if the provider may have charged) and the next attempt
+   takes over the held money, or reserves anew when it needs more;
+6. usage is read, or estimated when the provider did not say;
+7. `BudgetService.settle` posts the cost and appends the event, exactly once per attempt.
+
+Failure policy: no hold, no call. Once a hold exists, its end always runs, whatever happens to the client.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from routing.adapters.registry import Upstreams
+
+from budget.model import Basis, BudgetState, Hold, NextHold, Settlement
+from budget.service import Admission, BudgetService, Refused
+from core.clock import Clock
+from core.errors import SpendgateError
+from core.ids import Ids
+from gateway.call import AccountStanding, Answered, Attempt, Call, admitted, worst
+from gateway.planner import Planner
+from gateway.record import attempt_detail, hold_detail
+from gateway.why import why_not_as_asked
+from routing.errors import MAYBE_CHARGED, FailureKind, UpstreamError
+from routing.upstream import UpstreamCall, UpstreamStream
+from telemetry.pricing import cost_nano
+from telemetry.usage import EstimatedUsage, ExactUsage, Tokens, Usage, estimate_tokens, read_usage
+
+log = logging.getLogger("spendgate.gateway")
+
+#: Failures worth another try at the same model.
+_TRY_AGAIN = frozenset({FailureKind.NOT_SENT, FailureKind.RATE_LIMITED, FailureKind.UNAVAILABLE})
+_TRIES_PER_MODEL = 2
+_MAX_TRIES = 5
+_FIRST_PAUSE_S = 0.1
+_MAX_PAUSE_S = 5.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class OpenedStream:
+    """A stream that the upstream has accepted; `stream.pump` carries it to the client and ends its hold."""
+
+    call: Call
+    attempt: Attempt
+    upstream: UpstreamStream
+    skipped_circuits: list[str]
+    spent_before_nano: int
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What has happened to a call so far. tries: per model. charged_nano: by attempts that ended badly."""
+
+    tries: dict[str, int] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    charged_nano: int = 0
+
+
+@dataclass(slots=True)
+class ChatFlow:
+    """Carries calls from admission to settlement.
+
+    call_timeout_s: for a call with all its retries.
+    """
+
+    planner: Planner
+    budgets: BudgetService
+    upstreams: Upstreams
+    clock: Clock
+    ids: Ids
+    call_timeout_s: float = 290.0
+
+    async def answer(self, call: Call) -> Answered | Refused:
+        """Serve a call that is answered at once.
+
+        Raises:
+            SpendgateError: it can't be admitted for another reason than money.
+            UpstreamError: no candidate gave an answer.
+        """
+
+        async def send(attempt: Attempt) -> dict[str, Any]:
+            upstream = self.upstreams.for_model(attempt.model)
+            return (await upstream.send(self._outgoing(call, attempt))).body
+
+        progress = _Progress()
+        done = await self._attempts(call, progress, send)
+        if isinstance(done, Refused):
+            return done
+        attempt, body = done
+        usage = self.usage_of(call, attempt, body.get("usage"), _answer_bytes(body))
+        cost, standing = await self.finish(call, attempt, usage)
+        return Answered(call, attempt, body, usage, cost + progress.charged_nano, standing, progress.skipped)
+
+    async def open(self, call: Call) -> OpenedStream | Refused:
+        """Start a call that is answered in a stream. The caller must hand the result to `stream.pump`.
+
+        Raises:
+            SpendgateError, UpstreamError: as `answer`.
+        """
+
+        async def send(attempt: Attempt) -> UpstreamStream:
+            return await self.upstreams.for_model(attempt.model).open_stream(self._outgoing(call, attempt))
+
+        progress = _Progress()
+        done = await self._attempts(call, progress, send)
+        if isinstance(done, Refused):
+            return done
+        return OpenedStream(call, done[0], done[1], progress.skipped, progress.charged_nano)
+
+    async def _attempts(
+        self, call: Call, progress: _Progress, send: Callable[[Attempt], Awaitable[T]]
+    ) -> tuple[Attempt, T] | Refused:
+        attempt = await self._admit(call, progress)
+        while not isinstance(attempt, Refused):
+            name = attempt.model.name
+            progress.tries[name] = progress.tries.get(name, 0) + 1
+            self.planner.health.started(name)
+            began_s = self.clock.monotonic_s()
+            try:
+                result = await send(attempt)
+            except UpstreamError as error:
+                attempt.upstream_s = self.clock.monotonic_s() - began_s
+                attempt = await self._after_failure(call, progress, attempt, error)
+            except BaseException:
+                # Cancelled, or a bug: the request may be on its way, so it is charged at its bound.
+                self.planner.health.failed(name, UpstreamError(FailureKind.BROKEN, "the call was abandoned"))
+                await asyncio.shield(self._end_failed(call, attempt, charged=True, kind="abandoned"))
+                raise
+            else:
+                attempt.upstream_s = self.clock.monotonic_s() - began_s
+                self.planner.health.succeeded(name)
+                return attempt, result
+        return attempt
+
+    async def _admit(self, call: Call, progress: _Progress) -> Attempt | Refused:
+        hold_id = "hld_" + call.request_id.partition("_")[2] if not progress.tries else self.ids.new("hld")
+        asked = self.planner.asked(call)
+
+        def make_plan(now_ms: int) -> Any:
+            plan, progress.skipped = self.planner.plan(call, now_ms, failed=progress.failed)
+            return plan
+
+        verdict = await self.budgets.reserve(make_plan, hold_id=hold_id, detail=hold_detail(call, asked.name))
+        return verdict if isinstance(verdict, Refused) else self._attempt(call, progress, verdict)
+
+    def _attempt(self, call: Call, progress: _Progress, admission: Admission) -> Attempt:
+        asked = self.planner.asked(call)
+        model = self.planner.routes.find(admission.candidate.model)
+        disabled = {
+            tool
+            for terms, balance in admission.watching
+            if balance.state >= BudgetState.DEGRADED
+            for tool in terms.budget.policy.disabled_tools
+        }
+        body, dropped = _outgoing_body(call, admission, disabled)
+        price = self.planner.prices.price_at(model.name, self.clock.now_ms())
+        why = why_not_as_asked(asked, admission, progress.failed, progress.skipped)
+        return Attempt(admission, model, price, body, dropped, why)
+
+    def _outgoing(self, call: Call, attempt: Attempt) -> UpstreamCall:
+        left_s = self.call_timeout_s - (self.clock.monotonic_s() - call.received_s)
+        return UpstreamCall(
+            model=attempt.model,
+            body=attempt.body,
+            operation=call.operation,
+            attempt_id=attempt.admission.hold.id,
+            timeout_s=max(1.0, left_s),
+            usage_context={s.type: s.key for s in call.chain},
+            traceparent=call.traceparent,
+        )
+
+    async def _after_failure(
+        self, call: Call, progress: _Progress, attempt: Attempt, error: UpstreamError
+    ) -> Attempt | Refused:
+        """End the failed attempt; the next one, or raise what the client has to hear."""
+        name = attempt.model.name
+        self.planner.health.failed(name, error)
+        charged = error.kind in MAYBE_CHARGED
+        log.warning("%s: attempt at %s failed: %s (status %s)", call.request_id, name, error.kind, error.status)
+        if error.kind is FailureKind.REJECTED or sum(progress.tries.values()) >= _MAX_TRIES:
+            await self._end_failed(call, attempt, charged=charged, kind=error.kind)
+            raise error
+        pause_s = self._pause_s(call, progress, name, error)
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)
+            return await self._again(call, attempt, error)
+        progress.failed.append(name)
+        progress.charged_nano += await self._end_failed(call, attempt, charged=charged, kind=error.kind)
+        try:
+            following = await self._admit(call, progress)
+        except SpendgateError:
+            log.info("%s: nothing to fall back to", call.request_id)
+            raise error from None
+        if isinstance(following, Refused):
+            raise error
+        return following
+
+    def _pause_s(self, call: Call, progress: _Progress, name: str, error: UpstreamError) -> float | None:
+        """How long to wait before the same model is tried again; None: it is not worth it."""
+        if error.kind not in _TRY_AGAIN or progress.tries[name] >= _TRIES_PER_MODEL:
+            return None
+        pause_s = _FIRST_PAUSE_S if error.retry_after_s is None else error.retry_after_s
+        left_s = self.call_timeout_s - (self.clock.monotonic_s() - call.received_s)
+        return pause_s if pause_s <= min(_MAX_PAUSE_S, left_s / 2) else None
+
+    async def _again(self, call: Call, attempt: Attempt, error: UpstreamError) -> Attempt:
+        """The same model once more, with the money of the attempt that failed."""
+        old = attempt.admission
+        following = NextHold(self.ids.new("hld"), old.hold.amount_nano, hold_detail(call, old.candidate.model))
+        detail = attempt_detail(call, attempt, None, 0, self.clock.now_ms(), outcome=error.kind)
+        taken = await self.budgets.hand_over(old, following, cost_nano=0, basis=Basis.EXACT, detail=detail)
+        if not taken:
+            raise error
+        hold = Hold(following.id, old.hold.candidate, old.hold.tokens, following.amount_nano, old.hold.balances)
+        return replace(attempt, admission=Admission(hold, old.plan))
+
+    async def _end_failed(self, call: Call, attempt: Attempt, *, charged: bool, kind: str) -> int:
+        """Void the hold, or charge its bound where the provider may have charged; what was posted."""
+        cost = attempt.admission.hold.amount_nano if charged else 0
+        detail = attempt_detail(call, attempt, None, cost, self.clock.now_ms(), outcome=kind)
+        if charged:
+            await self.budgets.settle(attempt.admission, cost, Basis.ESTIMATED, detail)
+        else:
+            await self.budgets.void(attempt.admission, detail)
+        return cost
+
+    def usage_of(self, call: Call, attempt: Attempt, reported: object, received_bytes: int) -> Usage:
+        """The provider's usage if it can be believed, otherwise what was sent and received."""
+        usage = read_usage(reported)
+        if isinstance(usage, ExactUsage):
+            return usage
+        log.warning("%s: %s; estimated instead", call.request_id, usage)
+        held = attempt.admission.candidate
+        sent = estimate_tokens(sent_bytes(attempt.body))
+        received = estimate_tokens(received_bytes) if held.tokens else 0
+        return EstimatedUsage(Tokens(input=max(1, sent), output=received), usage)
+
+    async def finish(
+        self, call: Call, attempt: Attempt, usage: Usage, *, outcome: str = "answered"
+    ) -> tuple[int, AccountStanding]:
+        """Settle an answered attempt: what it cost, and how its tightest account stands now.
+
+        An estimate is never more than the hold; exact usage is posted whatever it is.
+        """
+        cost = cost_nano(attempt.price, usage.tokens)
+        exact = isinstance(usage, ExactUsage)
+        if not exact:
+            cost = min(cost, attempt.admission.hold.amount_nano)
+        detail = attempt_detail(call, attempt, usage, cost, self.clock.now_ms(), outcome=outcome)
+        basis = Basis.EXACT if exact else Basis.ESTIMATED
+        settling = asyncio.ensure_future(self.budgets.settle(attempt.admission, cost, basis, detail))
+        settlement = await asyncio.shield(settling)  # a client that leaves now does not stop it
+        return cost, self._standing(attempt, cost, settlement)
+
+    def _standing(self, attempt: Attempt, cost: int, settlement: Settlement | None) -> AccountStanding:
+        before = admitted(attempt.admission)
+        if settlement is None:  # the store is away; this is what it will say
+            held = attempt.admission.hold.amount_nano
+            pairs = [(s.spent_nano + cost, s.held_nano - held) for s in before]
+        else:
+            pairs = list(settlement.balances)
+        after = [
+            AccountStanding(s.terms, spent, held, s.terms.state_at(spent))
+            for s, (spent, held) in zip(before, pairs, strict=True)
+        ]
+        for old, new in zip(before, after, strict=True):
+            if new.state > old.state:
+                log.warning("%s is now %s", new.terms.scope, new.state.label)
+        return worst(after)
+
+
+def _outgoing_body(call: Call, admission: Admission, disabled: set[str]) -> tuple[dict[str, Any], list[str]]:
+    """The body with the granted max_tokens, which makes the ceiling real, and without disabled tools."""
+    body = dict(call.body)
+    if call.operation == "chat":
+        field_name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+        body.pop("max_tokens", None)
+        body[field_name] = admission.hold.tokens
+    tools = body.get("tools")
+    if not disabled or not tools:
+        return body, []
+    kept = [t for t in tools if t["function"]["name"] not in disabled]
+    dropped = [t["function"]["name"] for t in tools if t["function"]["name"] in disabled]
+    if not dropped:
+        return body, []
+    if kept:
+        body["tools"] = kept
+    else:
+        body.pop("tools")
+    choice = body.get("tool_choice")
+    if not kept or (isinstance(choice, dict) and choice.get("function", {}).get("name") in disabled):
+        body.pop("tool_choice", None)
+        body.pop("parallel_tool_calls", None)
+    return body, dropped
+
+
+def sent_bytes(body: dict[str, Any]) -> int:
+    """UTF-8 bytes of the text in a request."""
+    total = len(str(body.get("tools", "")).encode())
+    source = body.get("messages") or body.get("input") or ""
+    if isinstance(source, str):
+        return total + len(source.encode())
+    for item in source:
+        content = item.get("content") if isinstance(item, dict) else item
+        total += len((content if isinstance(content, str) else str(content or "")).encode())
+    return total
+
+
+def _answer_bytes(body: dict[str, Any]) -> int:
+    """UTF-8 bytes of the text and the tool calls in an answer."""
+    total = 0
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        message = choice.get("message") if isinstance(choice, dict) else None
+        total += message_bytes(message)
+    return total
+
+
+def message_bytes(message: object) -> int:
+    """UTF-8 bytes that the model generated in a message or a delta."""
+    if not isinstance(message, dict):
+        return 0
+    total = 0
+    for field_name in ("content", "reasoning_content", "refusal"):
+        text = message.get(field_name)
+        if isinstance(text, str):
+            total += len(text.encode())
+        elif text:
+            total += len(str(text).encode())
+    if message.get("tool_calls"):
+        total += len(str(message["tool_calls"]).encode())
+    return total

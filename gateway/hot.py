@@ -1,0 +1,153 @@
+"""The routes that carry calls, as plain ASGI: key, body, flow, answer. FastAPI serves everything else."""
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from budget.service import Refused
+from core.clock import Clock
+from core.errors import SpendgateError, Unauthorized
+from core.ids import Ids
+from core.keys import KeyRing
+from gateway.auth import authenticate, chain_of, named_scopes
+from gateway.call import Call, admitted, worst
+from gateway.chat import ChatFlow, OpenedStream
+from gateway.errors import Problem, problem_of, problem_of_refusal, problem_of_upstream
+from gateway.headers import call_headers
+from gateway.http import (
+    ClientGone,
+    Headers,
+    Limits,
+    Receive,
+    Scope,
+    Send,
+    encode_headers,
+    read_body,
+    read_headers,
+    read_json_object,
+    respond,
+)
+from gateway.stream import AgentStream, OpenAIStream, pump
+from gateway.surfaces import AgentSurface, DatabricksSurface, OpenAISurface, Surface
+from routing.errors import UpstreamError
+
+log = logging.getLogger("spendgate.gateway")
+
+_INVOCATIONS = re.compile(r"/serving-endpoints/([^/]{1,256})/invocations")
+
+
+@dataclass(slots=True)
+class HotRoutes:
+    """Serves the calls of agents.
+
+    ready: None while calls may be admitted, otherwise why not.
+    """
+
+    flow: ChatFlow
+    keys: KeyRing
+    clock: Clock
+    ids: Ids
+    limits: Limits
+    ready: Callable[[], str | None]
+
+    def surface(self, path: str) -> Surface | None:
+        """The surface that a path belongs to; None: it is not a hot route."""
+        match path:
+            case "/agent/chat":
+                return AgentSurface()
+            case "/v1/chat/completions":
+                return OpenAISurface("chat")
+            case "/v1/embeddings":
+                return OpenAISurface("embeddings")
+            case "/serving-endpoints/chat/completions" | "/serving-endpoints/embeddings":
+                return DatabricksSurface()
+        invocation = _INVOCATIONS.fullmatch(path)
+        return DatabricksSurface(invocation[1]) if invocation else None
+
+    async def serve(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its headers to the end of its answer."""
+        request_id = self.ids.new("req")
+        try:
+            call = await self._read(surface, request_id, scope, receive)
+            if call.stream:
+                await self._stream(surface, call, receive, send)
+            else:
+                await self._answer(surface, call, send)
+        except ClientGone:
+            return
+        except SpendgateError as error:
+            await self._refuse(surface, problem_of(error), request_id, send)
+        except UpstreamError as error:
+            await self._refuse(surface, problem_of_upstream(error), request_id, send)
+
+    async def _read(self, surface: Surface, request_id: str, scope: Scope, receive: Receive) -> Call:
+        received_ms, received_s = self.clock.now_ms(), self.clock.monotonic_s()
+        headers = read_headers(scope, self.limits)
+        key = authenticate(headers, self.keys)
+        why_not = self.ready()
+        if why_not:
+            raise NotReady(why_not)
+        raw = await read_body(headers, receive, self.limits)
+        data = read_json_object(raw)
+        named = named_scopes(headers)
+        parsed = surface.parse(data, named)
+        return Call(
+            request_id=request_id,
+            surface=surface.name,
+            operation=parsed.operation,
+            asked=parsed.asked,
+            body=parsed.body,
+            stream=parsed.stream,
+            wants_usage=parsed.wants_usage,
+            raw_bytes=len(raw),
+            chain=chain_of(key, named),
+            key_id=key.id,
+            received_ms=received_ms,
+            received_s=received_s,
+            traceparent=headers.get("traceparent"),
+        )
+
+    async def _answer(self, surface: Surface, call: Call, send: Send) -> None:
+        answered = await self.flow.answer(call)
+        if isinstance(answered, Refused):
+            await self._refuse(surface, problem_of_refusal(call, answered), call.request_id, send)
+            return
+        latency_s = self.clock.monotonic_s() - call.received_s
+        overhead_s = latency_s - answered.attempt.upstream_s
+        headers = call_headers(
+            call, answered.attempt, answered.standing, answered.skipped_circuits, overhead_s, answered.cost_nano
+        )
+        await respond(send, 200, surface.answer(answered, latency_s), headers)
+
+    async def _stream(self, surface: Surface, call: Call, receive: Receive, send: Send) -> None:
+        opened = await self.flow.open(call)
+        if isinstance(opened, Refused):
+            await self._refuse(surface, problem_of_refusal(call, opened), call.request_id, send)
+            return
+        head = encode_headers(self._stream_headers(call, opened))
+        shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await pump(self.flow, opened, shape, receive, send)
+
+    def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
+        attempt = opened.attempt
+        overhead_s = self.clock.monotonic_s() - call.received_s - attempt.upstream_s
+        standing = worst(admitted(attempt.admission))
+        headers = call_headers(call, attempt, standing, opened.skipped_circuits, overhead_s, None)
+        return headers | {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+
+    async def _refuse(self, surface: Surface, problem: Problem, request_id: str, send: Send) -> None:
+        log.info("%s: %d %s", request_id, problem.status, problem.code)
+        headers = {"X-Request-Id": request_id} | problem.headers
+        if problem.status == Unauthorized.status:
+            headers["WWW-Authenticate"] = "Bearer"
+        await respond(send, problem.status, surface.problem(problem), headers)
+
+
+class NotReady(SpendgateError):
+    """Calls can't be admitted yet."""
+
+    status = 503
+    code = "not_ready"
+    retry_after_s = 1

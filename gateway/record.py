@@ -1,0 +1,62 @@
+"""What is written about an attempt into its hold and its event, from which cost records are made.
+
+Amounts are text of integer nano-dollars. Holds no prompts, answers or keys.
+"""
+
+from typing import Any
+
+import orjson
+
+from gateway.call import Attempt, Call
+from telemetry.usage import EstimatedUsage, Usage
+
+
+def hold_detail(call: Call, asked: str) -> bytes:
+    """What an expiry can tell of a call whose worker died."""
+    return orjson.dumps(_common(call) | {"model_requested": asked})
+
+
+def attempt_detail(
+    call: Call, attempt: Attempt, usage: Usage | None, cost_nano: int, ended_ms: int, *, outcome: str
+) -> bytes:
+    """The whole story of an attempt. outcome: ``answered``, ``aborted``, or the kind of its failure."""
+    record: dict[str, Any] = _common(call)
+    record |= {
+        "model_requested": call.asked or attempt.admission.plan.candidates[0].model,
+        "model_served": attempt.model.name,
+        "endpoint": attempt.model.endpoint,
+        "price_version": attempt.price.version,
+        "cost_nano": str(cost_nano),
+        "held_nano": str(attempt.admission.hold.amount_nano),
+        "ended_ms": ended_ms,
+        "upstream_ms": round(attempt.upstream_s * 1000),
+        "outcome": outcome,
+        "why": attempt.why,
+        "state": max(b.state for _, b in attempt.admission.watching).label,
+    }
+    if attempt.dropped_tools:
+        record["dropped_tools"] = attempt.dropped_tools
+    if usage is not None:
+        tokens = usage.tokens
+        record["tokens"] = {
+            "input": tokens.input,
+            "cached_input": tokens.cached_input,
+            "cache_write": tokens.cache_write,
+            "output": tokens.output,
+            "reasoning": tokens.reasoning,
+        }
+        if isinstance(usage, EstimatedUsage):
+            record["estimated_because"] = usage.why
+    return orjson.dumps(record)
+
+
+def _common(call: Call) -> dict[str, Any]:
+    return {
+        "request_id": call.request_id,
+        "surface": call.surface,
+        "operation": call.operation,
+        "stream": call.stream,
+        "key_id": call.key_id,
+        "scopes": [str(s) for s in call.chain],
+        "started_ms": call.received_ms,
+    }

@@ -1,0 +1,192 @@
+"""Streams: what comes is passed on as it comes, metered on the way; the hold always ends.
+
+Failure policy: a client that goes away closes the upstream, and the call is settled by what was sent and received.
+An upstream that breaks off is told to the client in the stream, and is settled the same way.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import orjson
+
+from core.clock import Clock
+from gateway.call import Answered
+from gateway.chat import ChatFlow, OpenedStream, message_bytes
+from gateway.errors import Problem, problem_of_upstream
+from gateway.http import Receive, Send
+from gateway.surfaces import agent_summary
+from routing.errors import UpstreamError
+from telemetry.usage import ExactUsage, Usage, read_usage
+
+log = logging.getLogger("spendgate.gateway")
+
+_DONE = b"data: [DONE]\n\n"
+
+
+class StreamShape(Protocol):
+    """How a surface writes its events."""
+
+    def event(self, payload: bytes, chunk: dict[str, Any] | None) -> bytes | None:
+        """A chunk as it goes to the client; None: nothing. `chunk` is None where the payload is no JSON object."""
+        ...
+
+    def end(self, answered: Answered, latency_s: float) -> bytes:
+        """What follows the last chunk, before ``[DONE]``."""
+        ...
+
+    def failure(self, problem: Problem) -> bytes:
+        """An error in mid-stream."""
+        ...
+
+
+class OpenAIStream:
+    """Chunks pass through; the usage chunk that we asked for is hidden from a client that did not."""
+
+    def __init__(self, wants_usage: bool) -> None:
+        self._wants_usage = wants_usage
+
+    def event(self, payload: bytes, chunk: dict[str, Any] | None) -> bytes | None:
+        """The payload as it came."""
+        if not self._wants_usage and chunk is not None and chunk.get("usage") and not chunk.get("choices"):
+            return None
+        return b"data: " + payload + b"\n\n"
+
+    def end(self, answered: Answered, latency_s: float) -> bytes:
+        """A comment line, which every SSE client skips, with what a header could not tell yet."""
+        return b": spendgate " + orjson.dumps(agent_summary(answered, latency_s)) + b"\n\n"
+
+    def failure(self, problem: Problem) -> bytes:
+        """OpenAI's error object as an event; its SDKs raise it."""
+        error = {"message": problem.message, "type": problem.type, "code": problem.code, "param": None}
+        return b"data: " + orjson.dumps({"error": error}) + b"\n\n"
+
+
+class AgentStream:
+    """``{"delta": text}`` and ``{"toolCalls": […]}`` as they come, then ``{"done": true, cost, model, …}``."""
+
+    def event(self, payload: bytes, chunk: dict[str, Any] | None) -> bytes | None:
+        """The text or the tool calls of a chunk."""
+        choices = (chunk or {}).get("choices") or [{}]
+        delta = choices[0].get("delta") or {}
+        out = {}
+        if delta.get("content"):
+            out["delta"] = delta["content"]
+        if delta.get("tool_calls"):
+            out["toolCalls"] = delta["tool_calls"]
+        return b"data: " + orjson.dumps(out) + b"\n\n" if out else None
+
+    def end(self, answered: Answered, latency_s: float) -> bytes:
+        """The summary that a complete answer has."""
+        return b"data: " + orjson.dumps({"done": True} | agent_summary(answered, latency_s)) + b"\n\n"
+
+    def failure(self, problem: Problem) -> bytes:
+        """The error as an event."""
+        error = {"type": problem.type, "code": problem.code, "message": problem.message}
+        return b"data: " + orjson.dumps({"error": error}) + b"\n\n"
+
+
+class Meter:
+    """Reads usage off a stream; counts what was generated in case none comes. The last usage wins."""
+
+    def __init__(self) -> None:
+        self.reported: object = None
+        self.received_bytes = 0
+
+    def read(self, payload: bytes) -> dict[str, Any] | None:
+        """Take note of a chunk; its JSON, or None if it is none."""
+        try:
+            chunk = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            self.received_bytes += len(payload)
+            return None
+        if not isinstance(chunk, dict):
+            return None
+        if chunk.get("usage"):
+            self.reported = chunk["usage"]
+        for choice in chunk.get("choices") or ():
+            if isinstance(choice, dict):
+                self.received_bytes += message_bytes(choice.get("delta"))
+        return chunk
+
+
+async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, receive: Receive, send: Send) -> None:
+    """Carry an open stream to the client, then settle. The response has been started; this ends it."""
+    meter = Meter()
+    pumping = asyncio.ensure_future(_forward(opened, shape, meter, send))
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    outcome: str = "answered"
+    try:
+        await asyncio.wait({pumping, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not pumping.done():
+            outcome = "aborted"
+    finally:
+        for task in (pumping, leaving):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(_end(flow, opened, shape, meter, pumping, send, outcome))
+
+
+async def _forward(opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send) -> None:
+    events: AsyncIterator[bytes] = opened.upstream.events()
+    async for payload in events:
+        event = shape.event(payload, meter.read(payload))
+        if event is not None:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(
+    flow: ChatFlow,
+    opened: OpenedStream,
+    shape: StreamShape,
+    meter: Meter,
+    pumping: "asyncio.Future[None]",
+    send: Send,
+    outcome: str,
+) -> None:
+    """Close the upstream, settle, and tell the client how it ended. Runs once, also after a disconnect."""
+    failure: BaseException | None = None
+    try:
+        await pumping
+    except asyncio.CancelledError:
+        outcome = "aborted"
+    except UpstreamError as error:
+        failure, outcome = error, error.kind.value
+    except OSError as error:  # the client's socket
+        failure, outcome = error, "aborted"
+    await opened.upstream.close()
+    call, attempt = opened.call, opened.attempt
+    usage = _usage(flow, opened, meter, complete=outcome == "answered")
+    cost, standing = await flow.finish(call, attempt, usage, outcome=outcome)
+    if outcome == "aborted":
+        return
+    if isinstance(failure, UpstreamError):
+        log.warning("%s: the stream from %s broke: %s", call.request_id, attempt.model.name, failure.kind)
+        flow.planner.health.failed(attempt.model.name, failure)
+        last = shape.failure(problem_of_upstream(failure))
+    else:
+        answered = Answered(call, attempt, {}, usage, cost + opened.spent_before_nano, standing)
+        last = shape.end(answered, _latency_s(flow.clock, opened)) + _DONE
+    await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def _usage(flow: ChatFlow, opened: OpenedStream, meter: Meter, *, complete: bool) -> Usage:
+    """Usage that came with the end counts; usage on a chunk of a stream that then broke off says too little."""
+    if not complete and isinstance(read_usage(meter.reported), ExactUsage):
+        estimated = flow.usage_of(opened.call, opened.attempt, None, meter.received_bytes)
+        reported = read_usage(meter.reported)
+        if isinstance(reported, ExactUsage) and reported.tokens.all_output >= estimated.tokens.all_output:
+            return reported
+        return estimated
+    return flow.usage_of(opened.call, opened.attempt, meter.reported, meter.received_bytes)
+
+
+def _latency_s(clock: Clock, opened: OpenedStream) -> float:
+    return clock.monotonic_s() - opened.call.received_s

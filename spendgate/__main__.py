@@ -1,0 +1,5 @@
+"""``python -m spendgate``."""
+
+from spendgate.cli import app
+
+app()

@@ -1,0 +1,159 @@
+"""Puts the parts of a worker together. Called once in each worker process, inside its event loop."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+
+from budget.book import BudgetBook
+from budget.connect import connect
+from budget.redis_store import RedisBudgetStore
+from budget.service import BudgetService
+from core.clock import SystemClock
+from core.errors import StoreUnavailable
+from core.ids import RandomIds
+from core.keys import KeyRing
+from dashboard.app import create_router as create_dashboard
+from dashboard.deps import Deps
+from dashboard.errors import install_errors
+from gateway.app import GatewayApp, create_app, create_router
+from gateway.chat import ChatFlow
+from gateway.hot import HotRoutes
+from gateway.http import Limits
+from gateway.planner import Planner
+from gateway.webhook import HeliconeWebhook
+from routing.adapters.registry import Upstreams
+from routing.health import Health
+from spendgate import __version__
+from spendgate.catalog import load_catalog, smallest_call_nano
+from spendgate.settings import Role, Settings
+from spendgate.snapshot import Snapshot
+
+log = logging.getLogger("spendgate")
+
+
+@dataclass(slots=True)
+class Worker:
+    """The parts of one worker.
+
+    draining: set at SIGTERM; no new calls from then on.
+    """
+
+    settings: Settings
+    store: RedisBudgetStore
+    snapshot: Snapshot
+    budgets: BudgetService
+    upstreams: Upstreams
+    health: Health
+    draining: bool = False
+
+    def drain(self) -> None:
+        """Admit no new calls from now on."""
+        self.draining = True
+
+    def why_not_ready(self) -> str | None:
+        """Why calls can't be admitted; None while they can."""
+        if self.draining:
+            return "this worker is shutting down"
+        if not self.snapshot.loaded:
+            return "the budgets have not been read from the store yet"
+        return None
+
+    async def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """What `/readyz` says."""
+        reason = self.why_not_ready()
+        try:
+            await self.store.ping()
+            store = "ok"
+        except StoreUnavailable as error:
+            store, reason = "away", reason or error.message
+        circuits = {name: report.as_json() for name, report in self.health.report().items()}
+        return reason is None, {
+            "ready": reason is None,
+            "reason": reason,
+            "store": store,
+            "openHolds": len(self.budgets.open_holds),
+            "waitingSettlements": len(self.budgets.waiting),
+            "circuits": circuits,
+        }
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Background work while the worker serves; settles what it can at the end."""
+        with contextlib.suppress(StoreUnavailable):
+            await self.snapshot.refresh()
+        tasks = [asyncio.create_task(self.snapshot.watch()), asyncio.create_task(self.budgets.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            left = await self.budgets.flush()
+            if left:
+                log.error("%d settlements did not reach the store; their holds will expire", left)
+            await self.upstreams.close()
+            await self.store.close()
+
+
+def build(settings: Settings, redis_url: str) -> tuple[Worker, GatewayApp]:
+    """A worker and its ASGI application."""
+    clock = SystemClock()
+    ids = RandomIds(clock)
+    routes, prices = load_catalog(settings, clock.now_ms())
+    book = BudgetBook(smallest_call_nano=smallest_call_nano(routes, prices, clock.now_ms()))
+    keys = KeyRing()
+    store = RedisBudgetStore(
+        connect(redis_url), namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000
+    )
+    snapshot = Snapshot(store, book, keys)
+    budgets = BudgetService(
+        store=store,
+        book=book,
+        clock=clock,
+        ids=ids,
+        refresh=snapshot.refresh,
+        owner=f"{os.uname().nodename}:{os.getpid()}:{ids.new('wrk')}",
+        lease_ms=round(settings.lease_s * 1000),
+    )
+    upstreams, health = Upstreams(routes, clock), Health(clock)
+    worker = Worker(settings, store, snapshot, budgets, upstreams, health)
+    planner = Planner(routes, prices, book, health)
+    flow = ChatFlow(planner, budgets, upstreams, clock, ids, settings.call_timeout_s)
+    limits = Limits(body_bytes=settings.max_body_bytes)
+    hot = HotRoutes(flow, keys, clock, ids, limits, worker.why_not_ready)
+    webhook = HeliconeWebhook(
+        budgets,
+        prices,
+        clock,
+        settings.helicone_webhook_secret,
+        accept_unsigned=settings.on_loopback,
+        default_agent=settings.webhook_agent,
+    )
+    rest = _fastapi(worker.running)
+    rest.include_router(create_router(hot, webhook, routes, worker.readiness))
+    if settings.role is not Role.GATEWAY:
+        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh)
+        rest.include_router(create_dashboard(deps))
+    return worker, create_app(hot, rest)
+
+
+def _fastapi(running: Callable[[], Any]) -> FastAPI:
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with running():
+            yield
+
+    app = FastAPI(
+        title="Spendgate",
+        version=__version__,
+        description="Keeps the spend of AI agents inside its budgets.",
+        lifespan=lifespan,
+    )
+    install_errors(app)
+    return app

@@ -1,0 +1,73 @@
+"""Keeps this process's budgets and keys equal to the store's.
+
+A change is seen in two ways: by looking at the version a few times a second, and at once by the first reserve that
+the store refuses as stale. The second makes the first a matter of comfort, not of correctness.
+"""
+
+import asyncio
+import logging
+
+from budget.book import BudgetBook
+from budget.codec import load_budget
+from budget.ports import Change, Documents
+from core.errors import StoreUnavailable
+from core.key_codec import load_key
+from core.keys import KeyRing
+
+log = logging.getLogger("spendgate.snapshot")
+
+_LOOK_EVERY_S = 0.25
+
+
+class Snapshot:
+    """Reads changed documents into the book and the key ring."""
+
+    def __init__(self, documents: Documents, book: BudgetBook, keys: KeyRing) -> None:
+        self._documents = documents
+        self._book = book
+        self._keys = keys
+        self._reading = asyncio.Lock()
+        self.loaded = False
+
+    async def refresh(self) -> None:
+        """Read what has changed.
+
+        Raises:
+            StoreUnavailable: nothing was read; the old snapshot stays.
+        """
+        async with self._reading:
+            newest, changes = await self._documents.changes_since(self._book.version)
+            if newest < self._book.version:
+                log.error("the store's snapshot went back from version %d to %d", self._book.version, newest)
+                self._forget()
+            for change in changes:
+                self._apply(change)
+            self._book.version = newest
+            self.loaded = True
+
+    async def watch(self) -> None:
+        """Refresh until cancelled; a store that is away is asked again at the next turn."""
+        while True:
+            try:
+                await self.refresh()
+            except StoreUnavailable as error:
+                log.warning("budgets can't be read: %s", error.message)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _apply(self, change: Change) -> None:
+        if change.kind == "budget":
+            if change.text is None:
+                self._book.remove(change.id)
+            else:
+                self._book.put(load_budget(change.text, revision=change.version))
+        elif change.kind == "key":
+            if change.text is None:
+                self._keys.remove(change.id)
+            else:
+                self._keys.put(load_key(change.text))
+
+    def _forget(self) -> None:
+        for budget in self._book.all():
+            self._book.remove(budget.id)
+        for key in self._keys.all():
+            self._keys.remove(key.id)

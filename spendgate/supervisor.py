@@ -1,0 +1,230 @@
+"""`spendgate serve`: one supervisor and its children.
+
+1. the store: yours (REDIS_URL), or an embedded Valkey on the data folder;
+2. the upstream: yours, or the simulated Databricks when DATABRICKS_BASE_URL is not set;
+3. `bootstrap.prepare` checks the store and writes keys and budgets;
+4. the supervisor binds the port; N workers serve it (`spendgate.worker`), and are started again when they die;
+5. when the first answers `/readyz`, the banner is printed;
+6. SIGTERM or Ctrl-C: workers drain, then simulator and embedded store stop.
+
+Failure policy: a child never outlives the supervisor (`spendgate.orphans`), but the embedded store does, so that a
+kill -9 loses nothing; the next start adopts it.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from budget.connect import connect
+from budget.embedded import EmbeddedValkey
+from budget.redis_store import RedisBudgetStore
+from core.clock import Clock, SystemClock
+from core.errors import ConfigError, SpendgateError
+from spendgate.banner import banner
+from spendgate.bootstrap import Prepared, prepare
+from spendgate.settings import Role, Settings
+from spendgate.sources import EdgeConfigPoller
+
+log = logging.getLogger("spendgate")
+
+_START_TIMEOUT_S = 30.0
+_RESTART_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 10.0)
+_CONFIG_ERROR = 78
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Starts the parts, watches them, stops them."""
+
+    settings: Settings
+    clock: Clock = field(default_factory=SystemClock)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: str | None = None
+
+    async def run(self) -> int:
+        """Serve until a signal; the exit code.
+
+        Raises:
+            SpendgateError: it could not start.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        parent_read, parent_write = os.pipe()  # children keep the read end; ours closes when we die
+        embedded: EmbeddedValkey | None = None
+        simulator: asyncio.subprocess.Process | None = None
+        try:
+            redis_url = self.settings.redis_url
+            if redis_url is None:
+                embedded = await asyncio.to_thread(self._start_embedded)
+                redis_url = embedded.url
+            environment = os.environ | {"REDIS_URL": redis_url}
+            if self._simulates():
+                simulator, url = await self._start_simulator(parent_read)
+                environment |= {"DATABRICKS_BASE_URL": url, "DATABRICKS_API_KEY": "simulated"}
+            prepared = await prepare(self.settings, redis_url, self.clock)
+            await self._serve(environment, parent_read, prepared, embedded)
+        finally:
+            os.close(parent_write)
+            if simulator is not None:
+                await _stop(simulator, 5)
+            os.close(parent_read)
+            if embedded is not None:
+                await asyncio.to_thread(embedded.stop)
+        if self.failure:
+            raise ConfigError(self.failure)
+        return 0
+
+    def _simulates(self) -> bool:
+        """Databricks is simulated only when no upstream of the user's own is configured."""
+        needed = self.settings.role is not Role.CONTROL
+        return needed and self.settings.databricks_base_url is None and self.settings.routes is None
+
+    def _start_embedded(self) -> EmbeddedValkey:
+        settings = self.settings
+        return EmbeddedValkey.start(settings.data_dir / "valkey", binary=settings.valkey_bin, fsync=settings.fsync)
+
+    async def _start_simulator(self, parent_fd: int) -> tuple[asyncio.subprocess.Process, str]:
+        ready_read, ready_write = os.pipe()
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "spendgate.simulator_process", "--ready-fd", str(ready_write), "--parent-fd", str(parent_fd)),
+            *("--bill-path", str(self.settings.data_dir / "simulated-bill.json")),
+            pass_fds=(ready_write, parent_fd),
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops its children in order
+        )
+        os.close(ready_write)
+        with os.fdopen(ready_read) as ready:
+            port = (await asyncio.to_thread(ready.readline)).strip()
+        if not port:
+            raise ConfigError("the simulated Databricks did not start; its message is above")
+        return process, f"http://127.0.0.1:{port}"
+
+    async def _serve(
+        self, environment: dict[str, str], parent_fd: int, prepared: Prepared, embedded: EmbeddedValkey | None
+    ) -> None:
+        listener = _bind(self.settings.host, self.settings.port)
+        port = listener.getsockname()[1]
+        keepers = [
+            asyncio.create_task(self._keep_worker(environment, listener.fileno(), parent_fd))
+            for _ in range(self.settings.workers)
+        ]
+        jobs = [asyncio.create_task(self._announce(port, environment, prepared, embedded))]
+        if self.settings.edge_config and self.settings.role is not Role.GATEWAY:
+            jobs.append(asyncio.create_task(self._poll_edge_config(environment["REDIS_URL"])))
+        try:
+            await self.stopping.wait()
+        finally:
+            self.stopping.set()
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            await asyncio.gather(*keepers)
+            listener.close()
+
+    async def _keep_worker(self, environment: dict[str, str], listen_fd: int, parent_fd: int) -> None:
+        """One worker, started again when it dies, until the supervisor stops."""
+        deaths = 0
+        while not self.stopping.is_set():
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "spendgate.worker", "--fd", str(listen_fd), "--parent-fd", str(parent_fd)),
+                pass_fds=(listen_fd, parent_fd),
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            started_s = self.clock.monotonic_s()
+            died = asyncio.create_task(process.wait())
+            stop = asyncio.create_task(self.stopping.wait())
+            await asyncio.wait({died, stop}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not died.done():
+                await _stop(process, self.settings.drain_s + 5)
+                return
+            if process.returncode == _CONFIG_ERROR:
+                self.failure = "a worker could not start; its message is above"
+                self.stopping.set()
+                return
+            deaths = 0 if self.clock.monotonic_s() - started_s > 60 else deaths + 1
+            log.error("a worker died (exit code %s) and is started again", process.returncode)
+            pause_s = _RESTART_PAUSES_S[min(deaths, len(_RESTART_PAUSES_S) - 1)]
+            await asyncio.wait({asyncio.create_task(self.stopping.wait())}, timeout=pause_s)
+
+    async def _announce(
+        self, port: int, environment: dict[str, str], prepared: Prepared, embedded: EmbeddedValkey | None
+    ) -> None:
+        host = self.settings.host if self.settings.host not in ("0.0.0.0", "::") else "127.0.0.1"
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        reason = await self._wait_until_ready(url)
+        if reason is None:
+            upstream = environment["DATABRICKS_BASE_URL"] if self._simulates() else None
+            print(banner(url, self.settings, prepared, upstream, embedded), flush=True)
+        else:
+            log.error("not ready after %.0f s: %s", _START_TIMEOUT_S, reason)
+
+    async def _wait_until_ready(self, url: str) -> str | None:
+        """None once `/readyz` says yes; otherwise the last reason it gave."""
+        deadline_s = self.clock.monotonic_s() + _START_TIMEOUT_S
+        reason = "no answer"
+        async with aiohttp.ClientSession() as session:
+            while self.clock.monotonic_s() < deadline_s:
+                try:
+                    async with session.get(url + "/readyz") as answer:
+                        if answer.status == 200:
+                            return None
+                        reason = str((await answer.json())["reason"])
+                except (aiohttp.ClientError, ValueError, KeyError):
+                    pass
+                await asyncio.sleep(0.05)
+        return reason
+
+    async def _poll_edge_config(self, redis_url: str) -> None:
+        client = connect(redis_url)
+        store = RedisBudgetStore(client, namespace=self.settings.namespace)
+        poller = EdgeConfigPoller(self.settings.edge_config or "", documents=store, clock=self.clock)
+        try:
+            await poller.run()
+        finally:
+            await store.close()
+
+
+def serve(settings: Settings) -> int:
+    """Run a supervisor; the exit code. A start that fails says why on stderr."""
+    try:
+        return asyncio.run(Supervisor(settings).run())
+    except SpendgateError as error:
+        print(f"spendgate: {error.message}", file=sys.stderr)
+        return 1
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"can't listen on {host}:{port}: {error.strerror}; set PORT to another") from None
+    listener.listen(4096)
+    return listener
+
+
+async def _stop(process: asyncio.subprocess.Process, timeout_s: float) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), timeout_s)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
