@@ -1,0 +1,68 @@
+# Every target makes what it needs; calling it again costs next to nothing.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11
+
+.PHONY: help run test check fmt test-tools lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run-stamp ## start the gateway (ARGS="..." are passed on to: spendgate serve)
+	@exec $(BIN)/spendgate serve $(ARGS)
+
+test: $(VENV)/.dev-stamp test-tools ## all tests (ARGS="..." are passed on to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev-stamp ## format, lint, types and import contracts; changes nothing
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fmt: $(VENV)/.dev-stamp ## format, and fix what can be fixed without thinking
+	@$(BIN)/ruff check --fix --exit-zero --quiet .
+	@$(BIN)/ruff format .
+
+test-tools: ## install the servers that the tests want and the machine lacks, if that needs no password
+	@.ci/setup-test-tools
+
+lock: $(VENV)/.dev-stamp ## choose the newest versions of all dependencies, with their hashes
+	@test -x $(BIN)/uv || $(PIP) install uv
+	@$(COMPILE) --upgrade --extra dev --extra build pyproject.toml -o requirements-dev.lock
+	@$(COMPILE) --upgrade --extra build --constraint requirements-dev.lock pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and all caches; the data in .spendgate stays
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first Python that is new enough; PYTHON=... is tried before all others.
+$(BIN)/python:
+	@for name in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Creating $(VENV) with $$("$$name" --version)"; \
+	    exec "$$name" -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "Spendgate needs Python 3.11 or later; found: $$(python3 --version 2>&1 || true)." >&2; \
+	echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+# The lock has hatchling too, so that the project itself is installed without asking an index for anything.
+$(VENV)/.run-stamp: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Installing what the gateway needs into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev-stamp: requirements-dev.lock pyproject.toml | $(BIN)/python
+	@echo "Installing what development needs into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.run-stamp
