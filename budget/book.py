@@ -15,9 +15,7 @@ class BudgetBook:
     smallest_call_nano: the least that any call of the routes can hold; see `Stopped`.
     """
 
-    def __init__(
-        self, budgets: Iterable[Budget] = (), *, version: int = 0, smallest_call_nano: int = 1
-    ) -> None:
+    def __init__(self, budgets: Iterable[Budget] = (), *, version: int = 0, smallest_call_nano: int = 1) -> None:
         self.version = version
         self.smallest_call_nano = smallest_call_nano
         self._by_id: dict[str, Budget] = {}
@@ -54,7 +52,8 @@ class BudgetBook:
 
     def for_scope(self, scope: Scope) -> list[Budget]:
         """The budgets that watch a scope. An exact budget replaces the wildcard's of the same cadence; a wildcard
-        of another cadence stays, so naming a key can't lift its monthly limit by giving it a daily one."""
+        of another cadence stays, so naming a key can't lift its monthly limit by giving it a daily one.
+        """
         exact = [b for b in self._by_scope.get(scope, {}).values() if not b.paused]
         named = {b.cadence for b in exact}
         wildcard = self._by_scope.get(Scope(scope.type, "*"), {}).values()

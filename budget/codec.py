@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.alias_generators import to_camel
 
 from budget.model import Budget, DowngradeRule, Policy, Reset, TopUp
@@ -15,9 +15,12 @@ from core.money import MAX_LIMIT_NANO, format_usd, fraction_floor, parse_decimal
 from core.period import parse_cadence, parse_zone
 from core.scope import parse_scope
 
+#: Kind of the documents that hold budgets.
+BUDGET_KIND = "budget"
 
-def _decimal(value: object) -> Decimal:
-    return parse_decimal("value", value)
+
+def _decimal(value: object, info: ValidationInfo) -> Decimal:
+    return parse_decimal(to_camel(info.field_name or "value"), value)
 
 
 class _Wire(BaseModel):
@@ -176,8 +179,7 @@ def dump_budget(budget: Budget) -> bytes:
                 for t in budget.top_ups
             ],
             "resets": [
-                {"periodId": r.period_id, "key": r.key, "reason": r.reason, "atMs": r.at_ms}
-                for r in budget.resets
+                {"periodId": r.period_id, "key": r.key, "reason": r.reason, "atMs": r.at_ms} for r in budget.resets
             ],
         }
     )

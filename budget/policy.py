@@ -97,8 +97,7 @@ def decide(
 
 def _permitted(candidate: Candidate, watching: list[int], balances: tuple[Balance, ...]) -> bool:
     return not any(
-        candidate.watched[i] == NOT_WHEN_DEGRADED and balances[i].state >= BudgetState.DEGRADED
-        for i in watching
+        candidate.watched[i] == NOT_WHEN_DEGRADED and balances[i].state >= BudgetState.DEGRADED for i in watching
     )
 
 

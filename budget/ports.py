@@ -91,9 +91,7 @@ class Documents(Protocol):
         """(newest version, every document that changed after `version`, in its present form)."""
         ...
 
-    async def put(
-        self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None
-    ) -> int:
+    async def put(self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None) -> int:
         """Write (or, with None, delete) a document; returns the new version.
 
         expected: the version that the document must still have (0: it must not exist); None: any.

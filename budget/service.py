@@ -151,13 +151,9 @@ class BudgetService:
         ids = tuple(a.id for a in request.accounts)
         self._wait(Resolution(request.hold_id, ResolveMode.VOID, ids))
 
-    async def settle(
-        self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes
-    ) -> Settlement | None:
+    async def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> Settlement | None:
         """Post what the call cost and release its hold. None: the store is away, and it will be done later."""
-        resolution = Resolution(
-            admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail
-        )
+        resolution = Resolution(admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail)
         return await self._resolve(resolution)
 
     async def void(self, admission: Admission, detail: bytes) -> Settlement | None:
@@ -244,9 +240,7 @@ class BudgetService:
             self._wait(resolution)  # sending it twice has one effect
             raise
         if settlement.overage_nano:
-            log.warning(
-                "hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano
-            )
+            log.warning("hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano)
         return settlement
 
     def _wait(self, resolution: Resolution) -> None:

@@ -8,15 +8,12 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from budget.codec import BudgetSpec, budget_from_spec, dump_budget
+from budget.codec import BUDGET_KIND, BudgetSpec, budget_from_spec, dump_budget
 from budget.model import Budget
 from core.errors import Conflict, StoreUnavailable
 from dashboard.deps import Deps
 from dashboard.errors import Stale
 from dashboard.specs import budget_slug, check_models
-
-#: Kind of the documents that hold budgets.
-BUDGET_KIND = "budget"
 
 _TRIES = 20
 _NAMES = 100

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from budget.codec import BudgetSpec, ResetSpec, TopUpSpec, spec_of
+from budget.codec import BudgetSpec, ResetSpec, TopUpSpec, parse_spec, spec_of
 from budget.model import Budget
 from core.clock import iso_utc
 from core.errors import Conflict
@@ -17,7 +17,7 @@ from core.money import format_usd
 from core.period import period_at
 from dashboard.budget_writer import BudgetWriter
 from dashboard.deps import Deps
-from dashboard.specs import changed_budget, check_models, checked_total, read_spec, with_reset, with_top_up
+from dashboard.specs import changed_budget, check_models, checked_total, with_reset, with_top_up
 from dashboard.wire import answer, documented_body, entity_tag, iso_or_none, parse_if_match, read_json
 
 IfMatch = Annotated[str | None, Header(alias="If-Match", description="revision that the change is based on")]
@@ -60,7 +60,7 @@ class BudgetsApi:
 
     async def create(self, request: Request) -> Response:
         """A new budget; without `id` it gets one from its scope and cadence."""
-        budget = await self._writer.create(read_spec(BudgetSpec, await read_json(request)))
+        budget = await self._writer.create(parse_spec(BudgetSpec, await read_json(request)))
         return self._answer(budget, 201, {"Location": f"/api/budgets/{budget.id}"})
 
     async def replace(self, budget_id: str, request: Request, if_match: IfMatch = None) -> Response:
@@ -78,7 +78,7 @@ class BudgetsApi:
 
     async def reset(self, budget_id: str, request: Request, if_match: IfMatch = None) -> Response:
         """A fresh start within the current period, for one key or for each."""
-        spec = read_spec(ResetSpec, await read_json(request))
+        spec = parse_spec(ResetSpec, await read_json(request))
         now_ms = self._deps.clock.now_ms()
         edited = await self._writer.change(
             budget_id, lambda budget: with_reset(budget, spec, now_ms=now_ms), parse_if_match(if_match)
@@ -93,7 +93,7 @@ class BudgetsApi:
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Extra limit for the current period. The same `Idempotency-Key` again adds nothing."""
-        spec = read_spec(TopUpSpec, await read_json(request))
+        spec = parse_spec(TopUpSpec, await read_json(request))
         now_ms = self._deps.clock.now_ms()
         new_id = derived_id("top", budget_id, idempotency_key) if idempotency_key else self._deps.ids.new("top")
         edited = await self._writer.change(

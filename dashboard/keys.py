@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from budget.codec import parse_spec
 from core.clock import iso_utc
 from core.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from core.key_codec import KEY_KIND, dump_key
 from core.keys import ApiKey, KeyRole, digest_of, new_key_text
 from core.scope import Scope, parse_scope_text
 from dashboard.deps import Deps
-from dashboard.specs import read_spec
 from dashboard.wire import answer, documented_body, read_json
 
 ScopeTexts = Annotated[list[str], Field(max_length=100)]
@@ -48,7 +48,7 @@ class KeysApi:
 
     async def create(self, request: Request) -> Response:
         """A new key; `key` in the answer is its text, shown this once."""
-        spec = read_spec(KeySpec, await read_json(request))
+        spec = parse_spec(KeySpec, await read_json(request))
         key_id, text = new_key_text(spec.role)
         key = ApiKey(
             id=key_id,

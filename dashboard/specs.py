@@ -4,41 +4,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
-from typing import TypeVar
 
-from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from budget.codec import BudgetSpec, ResetSpec, TopUpSpec, budget_from_spec, parse_spec, spec_of
 from budget.model import Budget, Reset, TopUp
 from core.errors import InvalidInput, NotFound
-from core.money import MAX_LIMIT_NANO, format_usd, fraction_floor, parse_decimal, parse_usd_nano
+from core.money import MAX_LIMIT_NANO, format_usd, fraction_floor, parse_usd_nano
 from core.period import period_at
 from core.scope import WILDCARD, Scope, parse_scope
 from routing.model import Routes
-
-_SpecT = TypeVar("_SpecT", bound=BaseModel)
 
 _FAR_FUTURE_MS = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()) * 1000
 #: Workers whose clocks are a little behind still need what belongs to the period that has just ended.
 _GRACE_MS = 60_000
 _SLUG_CHARS = 58  # leaves room for a number within the 64 characters of an id
-
-
-def read_spec(model: type[_SpecT], data: object) -> _SpecT:
-    """`budget.codec.parse_spec`, with numbers checked first, so that an error names their field.
-
-    Raises:
-        InvalidInput: names the field and the rule.
-    """
-    if isinstance(data, Mapping):
-        for name, field in model.model_fields.items():
-            alias = to_camel(name)
-            given = alias if alias in data else name
-            if field.annotation is Decimal and given in data:
-                parse_decimal(alias, data[given])
-    return parse_spec(model, data)
 
 
 def camel_keys(data: object) -> dict[str, object]:
@@ -66,7 +46,7 @@ def changed_budget(budget: Budget, data: object, *, partial: bool, now_ms: int) 
         InvalidInput: names the field and the rule.
     """
     given = camel_keys(data)
-    spec = read_spec(BudgetSpec, {**spec_of(budget), **given} if partial else given)
+    spec = parse_spec(BudgetSpec, {**spec_of(budget), **given} if partial else given)
     if spec.id not in (None, budget.id):
         raise InvalidInput("id", f"can't be changed; this budget is {budget.id}")
     if spec.scope_type != budget.scope.type:

@@ -18,8 +18,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from routing.adapters.registry import Upstreams
-
 from budget.model import Basis, BudgetState, Hold, NextHold, Settlement
 from budget.service import Admission, BudgetService, Refused
 from core.clock import Clock
@@ -29,6 +27,7 @@ from gateway.call import AccountStanding, Answered, Attempt, Call, admitted, wor
 from gateway.planner import Planner
 from gateway.record import attempt_detail, hold_detail
 from gateway.why import why_not_as_asked
+from routing.adapters.registry import Upstreams
 from routing.errors import MAYBE_CHARGED, FailureKind, UpstreamError
 from routing.upstream import UpstreamCall, UpstreamStream
 from telemetry.pricing import cost_nano

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from routing.health import Health
-
 from budget.book import BudgetBook
 from budget.model import EVEN_WHEN_DEGRADED, NOT_WHEN_DEGRADED, UNAFFECTED, AccountTerms, Candidate
 from budget.service import Plan
@@ -13,6 +11,7 @@ from core.scope import Scope
 from gateway.bounds import Bounds, input_tokens_bound, read_bounds
 from gateway.call import Call
 from routing.chooser import Chooser, Rules, default_rules
+from routing.health import Health
 from routing.model import Model, Routes
 from telemetry.prices import PriceBook, UnpricedModel
 from telemetry.pricing import ceiling

@@ -1,5 +1,6 @@
 """The shapes that callers speak. Each surface reads its request into the call's pieces and writes answers and
-errors in its own envelope; what happens in between is the same for all."""
+errors in its own envelope; what happens in between is the same for all.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,7 +154,8 @@ class AgentSurface:
 
     def parse(self, data: dict[str, Any], named: dict[str, Scope]) -> Parsed:
         """Read ``{prompt | messages, scopeType, scopeKey, modelId?, tools?, toolChoice?, maxTokens?, temperature?,
-        stream?}``."""
+        stream?}``.
+        """
         for field in data:
             if field not in _AGENT_FIELDS:
                 raise InvalidInput(field, f"is not known; known fields: {', '.join(sorted(_AGENT_FIELDS))}")

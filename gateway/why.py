@@ -57,7 +57,9 @@ def why_refused(call: Call, refused: Refused) -> str:
     ends = f"; the period ends {iso_utc(terms.period.end_ms)}" if terms.period.end_ms else ""
     if refusal.code is RefusalCode.HELD:
         return f"calls in flight hold the rest of {describe(terms)} ({numbers}); try again when one of them ends"
-    return f"{describe(terms)} is used up ({numbers}){ends}"
+    if refusal.code is RefusalCode.STOPPED:
+        return f"{describe(terms)} is used up ({numbers}){ends}"
+    return f"{describe(terms)} has no room left for this call ({numbers}){ends}"
 
 
 def deciding(refusal: Refusal, plan: Plan) -> tuple[AccountTerms, Balance] | None:

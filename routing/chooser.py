@@ -5,6 +5,7 @@ than `to` (a downgrade never makes a call dearer). Rules chain: A -> B, B -> C.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from core.errors import NotFound
 from routing.model import Model, Routes
@@ -75,4 +76,4 @@ class Chooser:
 def default_rules(routes: Routes, asked: Model) -> list[tuple[str, str]]:
     """The rules of a budget that names none: whatever was asked for goes to the first fallback, then on."""
     names = [m.name for m in routes.fallbacks(asked)]
-    return [("*", names[0]), *zip(names, names[1:], strict=False)] if names else []
+    return [("*", names[0]), *pairwise(names)] if names else []

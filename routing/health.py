@@ -4,7 +4,6 @@ A model that fails again and again is left out for a while, so that callers do n
 time tries it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,5 +113,3 @@ class Health:
                 retry_at_ms = now_ms + round(max(0.0, circuit.open_until_s - now_s) * 1000)
             reports[model] = CircuitReport(state, circuit.failures, circuit.last, retry_at_ms)
         return reports
-
-

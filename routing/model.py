@@ -10,7 +10,8 @@ from core.errors import ConfigError, NotFound
 
 class ModelRole(StrEnum):
     """primary: asked for by default. fallback: taken when a budget runs thin or the primary fails.
-    other: only when named."""
+    other: only when named.
+    """
 
     PRIMARY = "primary"
     FALLBACK = "fallback"
@@ -78,9 +79,7 @@ class Routes:
         self._by_name: dict[str, Model] = {}
         for model in self.models:
             if model.endpoint not in self.endpoints:
-                raise ConfigError(
-                    f"model {model.name} names the endpoint {model.endpoint}, which is not in the routes"
-                )
+                raise ConfigError(f"model {model.name} names the endpoint {model.endpoint}, which is not in the routes")
             for name in (model.name, *model.aliases):
                 if name in self._by_name:
                     raise ConfigError(f"two models are called {name}")

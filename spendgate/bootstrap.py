@@ -102,7 +102,8 @@ async def _admin_key(store: RedisBudgetStore, settings: Settings, clock: Clock) 
 
 async def _quickstart_key(store: RedisBudgetStore, settings: Settings, clock: Clock) -> str | None:
     """A key for first steps. Only its digest is in the store; its text is in the data folder of this machine, so
-    that a second start can print a line that works."""
+    that a second start can print a line that works.
+    """
     path = settings.data_dir / "quickstart.key"
     keys = await stored_keys(store)
     if path.exists():
@@ -132,9 +133,7 @@ def _write_private(path: Path, text: str) -> None:
 
 async def _budgets(store: RedisBudgetStore, settings: Settings, clock: Clock) -> None:
     now_ms = clock.now_ms()
-    default = default_budget(
-        settings.budget_default_limit, settings.budget_soft_cap, settings.budget_hard_cap, now_ms
-    )
+    default = default_budget(settings.budget_default_limit, settings.budget_soft_cap, settings.budget_hard_cap, now_ms)
     await _sync(store, [default], "env")
     if settings.budgets is None:
         return

@@ -26,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-keys = typer.Typer(help="API keys, straight in the store that REDIS_URL or the data folder names.", no_args_is_help=True)
+keys = typer.Typer(help="API keys, in the store that REDIS_URL or the data folder names.", no_args_is_help=True)
 app.add_typer(keys, name="key")
 
 T = TypeVar("T")

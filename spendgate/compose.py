@@ -108,9 +108,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, GatewayApp]:
     routes, prices = load_catalog(settings, clock.now_ms())
     book = BudgetBook(smallest_call_nano=smallest_call_nano(routes, prices, clock.now_ms()))
     keys = KeyRing()
-    store = RedisBudgetStore(
-        connect(redis_url), namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000
-    )
+    store = RedisBudgetStore(connect(redis_url), namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000)
     snapshot = Snapshot(store, book, keys)
     budgets = BudgetService(
         store=store,

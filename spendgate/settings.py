@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,8 +24,8 @@ class Role(StrEnum):
     CONTROL = "control"
 
 
-def _env(*names: str) -> AliasChoices:
-    return AliasChoices(*names)
+def _env(name: str, description: str, **rules: Any) -> Any:
+    return Field(validation_alias=AliasChoices(name), description=description, **rules)
 
 
 class Settings(BaseSettings):
@@ -33,98 +33,78 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=None, extra="ignore", populate_by_name=True)
 
-    host: Annotated[str, Field(validation_alias=_env("SPENDGATE_HOST"), description="address to listen on")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, Field(validation_alias=_env("PORT"), ge=0, le=65535, description="port; 0: any")] = 8080
-    role: Annotated[Role, Field(validation_alias=_env("SPENDGATE_ROLE"), description="all, gateway or control")] = (
-        Role.ALL
-    )
-    workers: Annotated[
-        int, Field(validation_alias=_env("SPENDGATE_WORKERS"), ge=1, le=128, description="worker processes")
-    ] = 1
-    data_dir: Annotated[
-        Path, Field(validation_alias=_env("SPENDGATE_DATA_DIR"), description="folder of the embedded store")
-    ] = Path(".spendgate")
+    host: Annotated[str, _env("SPENDGATE_HOST", "address to listen on")] = "127.0.0.1"
+    port: Annotated[int, _env("PORT", "port; 0 takes a free one", ge=0, le=65535)] = 8080
+    role: Annotated[Role, _env("SPENDGATE_ROLE", "what to serve: all, gateway or control")] = Role.ALL
+    workers: Annotated[int, _env("SPENDGATE_WORKERS", "worker processes", ge=1, le=128)] = 1
+    drain_s: Annotated[int, _env("SPENDGATE_DRAIN_S", "seconds for running calls after SIGTERM", ge=0)] = 30
+    log_level: Annotated[
+        str,
+        _env(
+            "SPENDGATE_LOG_LEVEL",
+            "debug, info, warning or error; JSON lines on stderr",
+            pattern="^(debug|info|warning|error)$",
+        ),
+    ] = "warning"
+
     redis_url: Annotated[
-        str | None,
-        Field(validation_alias=_env("REDIS_URL"), description="Redis >= 7 or Valkey >= 7.2; unset: embedded Valkey"),
+        str | None, _env("REDIS_URL", "Redis >= 7 or Valkey >= 7.2, see [operations](operations.md); unset: embedded")
     ] = None
     namespace: Annotated[
         str,
-        Field(validation_alias=_env("SPENDGATE_NAMESPACE"), pattern="^[A-Za-z0-9_-]{1,64}$", description="hash tag"),
+        _env("SPENDGATE_NAMESPACE", "deployments with different ones share nothing", pattern="^[A-Za-z0-9_-]{1,64}$"),
     ] = "main"
+    allow_unsafe_store: Annotated[
+        bool, _env("SPENDGATE_ALLOW_UNSAFE_STORE", "start on a store that evicts keys or keeps nothing on disk")
+    ] = False
+    data_dir: Annotated[Path, _env("SPENDGATE_DATA_DIR", "folder of the embedded store")] = Path(".spendgate")
     fsync: Annotated[
         str,
-        Field(
-            validation_alias=_env("SPENDGATE_FSYNC"),
+        _env(
+            "SPENDGATE_FSYNC",
+            "embedded store: everysec, or always (no write is lost in a power cut)",
             pattern="^(everysec|always)$",
-            description="embedded store: when its log reaches the disk",
         ),
     ] = "everysec"
-    valkey_bin: Annotated[
-        Path | None, Field(validation_alias=_env("SPENDGATE_VALKEY_BIN"), description="the embedded store's binary")
-    ] = None
-    allow_unsafe_store: Annotated[
-        bool,
-        Field(
-            validation_alias=_env("SPENDGATE_ALLOW_UNSAFE_STORE"),
-            description="start on a store that evicts keys or keeps nothing on disk",
-        ),
-    ] = False
+    valkey_bin: Annotated[Path | None, _env("SPENDGATE_VALKEY_BIN", "the embedded store's program")] = None
+
     admin_key: Annotated[
-        str | None, Field(validation_alias=_env("SPENDGATE_ADMIN_KEY"), min_length=16, description="the admin key")
+        str | None, _env("SPENDGATE_ADMIN_KEY", "the admin key; unset: made at the first start", min_length=16)
     ] = None
-    routes: Annotated[
-        Path | None, Field(validation_alias=_env("SPENDGATE_ROUTES"), description="routes file; unset: DBRX, Mixtral")
-    ] = None
-    prices: Annotated[
-        Path | None, Field(validation_alias=_env("SPENDGATE_PRICES"), description="prices added to the list prices")
-    ] = None
-    budgets: Annotated[
-        Path | None, Field(validation_alias=_env("SPENDGATE_BUDGETS"), description="YAML file of budgets")
-    ] = None
-    edge_config: Annotated[
-        str | None, Field(validation_alias=_env("EDGE_CONFIG"), description="Edge Config URL of budgets")
-    ] = None
+    routes: Annotated[Path | None, _env("SPENDGATE_ROUTES", "routes file; unset: DBRX, then Mixtral")] = None
+    prices: Annotated[Path | None, _env("SPENDGATE_PRICES", "prices beside the list prices that ship")] = None
     databricks_base_url: Annotated[
-        str | None,
-        Field(validation_alias=_env("DATABRICKS_BASE_URL"), description="workspace; unset: simulated Databricks"),
+        str | None, _env("DATABRICKS_BASE_URL", "the workspace's host; unset: simulated Databricks")
     ] = None
-    budget_default_limit: Annotated[
-        Decimal, Field(validation_alias=_env("BUDGET_DEFAULT_LIMIT"), ge=0, description="USD a day for every agent")
-    ] = Decimal("10")
-    budget_soft_cap: Annotated[
-        Decimal, Field(validation_alias=_env("BUDGET_SOFT_CAP"), gt=0, le=1, description="fraction: Warned above it")
-    ] = Decimal("0.8")
+    call_timeout_s: Annotated[float, _env("SPENDGATE_CALL_TIMEOUT_S", "seconds for a call with its retries", gt=0)] = (
+        290.0
+    )
+    max_body_bytes: Annotated[int, _env("SPENDGATE_MAX_BODY_BYTES", "largest request, bytes", ge=1024)] = 4194304
+
+    budget_default_limit: Annotated[Decimal, _env("BUDGET_DEFAULT_LIMIT", "US dollars a day for every agent", ge=0)] = (
+        Decimal("10")
+    )
+    budget_soft_cap: Annotated[Decimal, _env("BUDGET_SOFT_CAP", "of the limit; Warned above it", gt=0, le=1)] = Decimal(
+        "0.8"
+    )
     budget_hard_cap: Annotated[
-        Decimal, Field(validation_alias=_env("BUDGET_HARD_CAP"), ge=1, le=100, description="fraction: the hard cap")
+        Decimal, _env("BUDGET_HARD_CAP", "of the limit; nothing is spent beyond it", ge=1, le=100)
     ] = Decimal("1.2")
+    budgets: Annotated[Path | None, _env("SPENDGATE_BUDGETS", "YAML file of budgets")] = None
+    edge_config: Annotated[str | None, _env("EDGE_CONFIG", "Edge Config URL of budgets, polled")] = None
+    lease_s: Annotated[float, _env("SPENDGATE_LEASE_S", "seconds that a hold outlives its worker", ge=1, le=3600)] = (
+        30.0
+    )
+    keep_holds_s: Annotated[
+        int, _env("SPENDGATE_KEEP_HOLDS_S", "seconds that an ended hold is remembered", ge=3600)
+    ] = 86_400
+
     helicone_webhook_secret: Annotated[
-        str | None, Field(validation_alias=_env("HELICONE_WEBHOOK_SECRET"), description="checks webhook signatures")
+        str | None, _env("HELICONE_WEBHOOK_SECRET", "checks the signature of webhooks")
     ] = None
     webhook_agent: Annotated[
-        str, Field(validation_alias=_env("SPENDGATE_WEBHOOK_AGENT"), description="agent that pays for foreign calls")
+        str, _env("SPENDGATE_WEBHOOK_AGENT", "the agent that pays for webhook calls which name nobody")
     ] = "helicone"
-    lease_s: Annotated[
-        float, Field(validation_alias=_env("SPENDGATE_LEASE_S"), ge=1, le=3600, description="a hold outlives its worker")
-    ] = 30.0
-    keep_holds_s: Annotated[
-        int, Field(validation_alias=_env("SPENDGATE_KEEP_HOLDS_S"), ge=3600, description="ended holds are remembered")
-    ] = 86_400
-    call_timeout_s: Annotated[
-        float, Field(validation_alias=_env("SPENDGATE_CALL_TIMEOUT_S"), gt=0, description="a call with its retries")
-    ] = 290.0
-    max_body_bytes: Annotated[
-        int, Field(validation_alias=_env("SPENDGATE_MAX_BODY_BYTES"), ge=1024, description="largest request")
-    ] = 4 * 1024 * 1024
-    drain_s: Annotated[
-        int, Field(validation_alias=_env("SPENDGATE_DRAIN_S"), ge=0, description="running calls may end after SIGTERM")
-    ] = 30
-    log_level: Annotated[
-        str,
-        Field(validation_alias=_env("SPENDGATE_LOG_LEVEL"), pattern="^(debug|info|warning|error)$", description="log"),
-    ] = "warning"
 
     @property
     def on_loopback(self) -> bool:

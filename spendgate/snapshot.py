@@ -8,10 +8,10 @@ import asyncio
 import logging
 
 from budget.book import BudgetBook
-from budget.codec import load_budget
+from budget.codec import BUDGET_KIND, load_budget
 from budget.ports import Change, Documents
 from core.errors import StoreUnavailable
-from core.key_codec import load_key
+from core.key_codec import KEY_KIND, load_key
 from core.keys import KeyRing
 
 log = logging.getLogger("spendgate.snapshot")
@@ -55,12 +55,12 @@ class Snapshot:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _apply(self, change: Change) -> None:
-        if change.kind == "budget":
+        if change.kind == BUDGET_KIND:
             if change.text is None:
                 self._book.remove(change.id)
             else:
                 self._book.put(load_budget(change.text, revision=change.version))
-        elif change.kind == "key":
+        elif change.kind == KEY_KIND:
             if change.text is None:
                 self._keys.remove(change.id)
             else:

@@ -19,13 +19,12 @@ import orjson
 import yaml
 from yarl import URL
 
-from budget.codec import BudgetSpec, budget_from_spec, dump_budget, load_budget, spec_of
+from budget.codec import BUDGET_KIND, BudgetSpec, budget_from_spec, dump_budget, load_budget, parse_spec, spec_of
 from budget.model import Budget
 from budget.ports import Documents
 from core.clock import Clock
 from core.errors import ConfigError, Conflict, InvalidInput, StoreUnavailable
-from dashboard.budget_writer import BUDGET_KIND
-from dashboard.specs import budget_slug, checked_total, read_spec, without_past
+from dashboard.specs import budget_slug, checked_total, without_past
 
 log = logging.getLogger("spendgate.sources")
 
@@ -50,7 +49,7 @@ def default_budget(limit_usd: object, soft: object, hard: object, now_ms: int) -
     """
     data = {"scopeType": "agent", "scopeKey": "*", "limitUsd": limit_usd, "softCap": soft, "hardCap": hard}
     try:
-        spec = read_spec(BudgetSpec, data)
+        spec = parse_spec(BudgetSpec, data)
         return budget_from_spec(spec, budget_id="default", source="env", now_ms=now_ms)
     except InvalidInput as error:
         raise ConfigError(f"{_ENVIRONMENT_NAMES.get(error.field, error.field)} {error.rule}") from None
@@ -267,7 +266,7 @@ def _read_entry(entry: object, given_id: str | None, prefix: str) -> BudgetSpec:
     """A spec with its id, or InvalidInput."""
     if given_id is not None and isinstance(entry, Mapping):
         entry = {"id": given_id, **entry}
-    spec = read_spec(BudgetSpec, entry)
+    spec = parse_spec(BudgetSpec, entry)
     checked = budget_from_spec(spec, budget_id="", source=prefix, now_ms=0)
     if spec.id:
         return spec

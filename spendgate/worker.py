@@ -32,7 +32,7 @@ def main() -> int:
         print(f"spendgate: {error.message}", file=sys.stderr)
         return 78  # EX_CONFIG: starting again would not help
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         loop="uvloop",
         http="httptools",
         lifespan="on",

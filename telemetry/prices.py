@@ -61,9 +61,7 @@ class PriceBook:
         dated = self._by_model.get(model, [])
         index = bisect_right(dated, at_ms, key=lambda p: p.effective_from_ms)
         if not index:
-            raise UnpricedModel(
-                f"the model {model} has no price; add one to the price book before it is used"
-            )
+            raise UnpricedModel(f"the model {model} has no price; add one to the price book before it is used")
         return dated[index - 1]
 
     def history(self, model: str) -> list[Price]:

@@ -1,0 +1,1 @@
+"""How each provider is spoken to. Inwards everything is OpenAI-shaped (`routing.upstream`)."""

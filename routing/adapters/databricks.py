@@ -1,68 +1,116 @@
-"""Databricks model serving (foundation models, external models and custom endpoints).
+"""Databricks model serving: foundation models, provisioned and custom endpoints, chat and embeddings.
 
-``POST <host>/serving-endpoints/<name>/invocations``. `client_request_id` and `usage_context` are recorded in
-Databricks' own usage tables, by which spend is reconciled later.
-Source: Databricks REST API, "Query a serving endpoint"; system tables `system.serving.endpoint_usage`.
+``POST <host>/serving-endpoints/<name>/invocations``. What is sent along: `client_request_id` and `usage_context`,
+which Databricks keeps in its usage tables, so that its bill can be reconciled with ours call by call. Not every
+model takes them, or `stream_options`; see `OptionalFields`.
+Source: https://docs.databricks.com/aws/en/machine-learning/foundation-model-apis/api-reference
 """
 
-from typing import Any, TypeVar
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 from urllib.parse import quote
+
+import orjson
 
 from core.clock import Clock
 from routing.adapters.databricks_auth import credentials_of
-from routing.adapters.openai_compatible import OpenAICompatible
+from routing.adapters.http import HttpClient, HttpRequest, Reply
+from routing.adapters.openai_wire import (
+    Got,
+    OpenAIStream,
+    OptionalFields,
+    open_stream,
+    read_answer,
+    streaming_fields,
+    trace_headers,
+    wire_body,
+)
 from routing.errors import FailureKind, UpstreamError
 from routing.model import Endpoint
-from routing.upstream import UpstreamAnswer, UpstreamCall, UpstreamStream
-
-T = TypeVar("T")
+from routing.upstream import UpstreamAnswer, UpstreamCall
 
 
-class Databricks(OpenAICompatible):
-    """`routing.upstream.Upstream` for a workspace; `base_url` is its host."""
+def workspace_url(base_url: str) -> str:
+    """The workspace's host from any of the forms that people paste: with a slash, or with /serving-endpoints."""
+    return base_url.rstrip("/").removesuffix("/serving-endpoints").rstrip("/")
 
-    optional_fields = ("stream_options", "client_request_id", "usage_context")
+
+class Databricks:
+    """An `Upstream` for one workspace."""
 
     def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
-        super().__init__(endpoint)
-        self._credentials = credentials_of(endpoint, clock)
-        self._sent_token = ""
+        self._endpoint = endpoint
+        self._clock = clock
+        self._http = HttpClient(endpoint)
+        self._host_url = workspace_url(endpoint.base_url)
+        self._credentials = credentials_of(endpoint, self._host_url, self._http, clock)
+        self._optional = OptionalFields()
 
     async def send(self, call: UpstreamCall) -> UpstreamAnswer:
-        """A call that is answered at once; a refused OAuth token is replaced once."""
-        try:
-            return await super().send(call)
-        except UpstreamError as error:
-            self._reject_token(error)
-        return await super().send(call)
+        """See `Upstream.send`."""
+        reply = await self._ask(call, wire_body(call), _extras(call), self._http.post)
+        return read_answer(reply, self._clock)
 
-    async def open_stream(self, call: UpstreamCall) -> UpstreamStream:
-        """A call that is answered in a stream; a refused OAuth token is replaced once."""
-        try:
-            return await super().open_stream(call)
-        except UpstreamError as error:
-            self._reject_token(error)
-        return await super().open_stream(call)
+    async def open_stream(self, call: UpstreamCall) -> OpenAIStream:
+        """See `Upstream.open_stream`."""
+        body = {**wire_body(call), "stream": True}
+        got = await self._ask(call, body, _extras(call) | streaming_fields(), self._http.open)
+        return open_stream(got, self._clock)
 
-    def _reject_token(self, error: UpstreamError) -> None:
-        """Raise the error again unless a new token may help."""
-        refused = error.kind is FailureKind.UNAUTHORIZED and error.status == 401
-        if not refused or not self._credentials.reject(self._sent_token):
-            raise error
+    async def close(self) -> None:
+        """See `Upstream.close`."""
+        await self._credentials.close()
+        await self._http.close()
 
-    def url(self, call: UpstreamCall) -> str:
-        """The endpoint of the model; chat and embeddings share it."""
+    async def _ask(
+        self,
+        call: UpstreamCall,
+        body: Mapping[str, Any],
+        optional: Mapping[str, Any],
+        exchange: Callable[[HttpRequest], Awaitable[Got]],
+    ) -> Got:
+        timeout_s = min(call.timeout_s, self._endpoint.timeout_s)
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
         name = quote(call.model.upstream_name, safe="")
-        return f"{self.endpoint.base_url}/serving-endpoints/{name}/invocations"
+        url = f"{self._host_url}/serving-endpoints/{name}/invocations"
 
-    async def headers(self, call: UpstreamCall) -> dict[str, str]:
-        """Credentials and trace context."""
-        self._sent_token = await self._credentials.token()
-        headers = {"Authorization": f"Bearer {self._sent_token}"}
-        if call.traceparent:
-            headers["traceparent"] = call.traceparent
-        return headers
+        async def ask(full_body: dict[str, Any]) -> Got:
+            content = orjson.dumps(full_body)
 
-    def extra_fields(self, call: UpstreamCall) -> dict[str, Any]:
-        """What Databricks records with its usage."""
-        return {"client_request_id": call.attempt_id, "usage_context": dict(call.usage_context)}
+            async def with_token(token: str) -> Got:
+                headers = {
+                    "Authorization": f"Bearer {token}",
+                    "Content-Type": "application/json",
+                    **trace_headers(call),
+                }
+                return await exchange(HttpRequest(url, headers, content, deadline_s, timeout_s))
+
+            return await self._authorized(with_token, deadline_s)
+
+        return await self._optional.ask(call.model.name, body, optional, ask)
+
+    async def _authorized(self, exchange: Callable[[str], Awaitable[Got]], deadline_s: float) -> Got:
+        """One exchange; after a 401, once more with a new token if there can be one."""
+        token = await self._bearer(deadline_s)
+        got = await exchange(token)
+        if not (isinstance(got, Reply) and got.status == 401 and self._credentials.refused(token)):
+            return got
+        return await exchange(await self._bearer(deadline_s))
+
+    async def _bearer(self, deadline_s: float) -> str:
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                return await self._credentials.bearer()
+        except TimeoutError:
+            raise UpstreamError(FailureKind.NOT_SENT, "no OAuth token could be had in time") from None
+
+
+def _extras(call: UpstreamCall) -> dict[str, Any]:
+    """What Databricks records with the call's usage; a caller's own context is kept beside ours."""
+    own = call.body.get("usage_context")
+    context = {**(own if isinstance(own, dict) else {}), **call.usage_context}
+    extras: dict[str, Any] = {"client_request_id": call.attempt_id}
+    if context:
+        extras["usage_context"] = context
+    return extras

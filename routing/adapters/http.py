@@ -1,252 +1,269 @@
-"""What all HTTP adapters share: one pooled session per endpoint, bounded answers, failures sorted by kind.
+"""HTTP to one endpoint, over pooled connections.
 
-Failure policy: a failure before the request can have reached the provider is NOT_SENT and free; one after that is
-TIMEOUT or BROKEN, and somebody else decides what it costs. Nothing is retried here.
+Failure policy: what matters about a failure is whether the provider can have got the request. Until its first byte
+goes out, nothing can be charged (NOT_SENT). From then on a deadline is TIMEOUT and everything else BROKEN, also a
+kept connection that the server closes without a word: it may have got the request all the same. Nothing is sent
+twice here. Answers are read in pieces, decompressed ones too, and never beyond a limit.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import aiohttp
-import orjson
 
+from routing.adapters.sse import DONE, EventDecoder, EventTooLarge
 from routing.errors import FailureKind, UpstreamError
 from routing.model import Endpoint
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_EVENT_BYTES = 4 * 1024 * 1024
-_MAX_ERROR_BYTES = 64 * 1024
-_MAX_MESSAGE_CHARS = 500
+#: Of an error's body; the rest is not read.
+_MAX_REFUSAL_BYTES = 64 * 1024
+_REFUSAL_S = 5.0
+#: Below the smallest usual keep-alive of servers (5 s): a request on a connection that the server is just closing
+#: is ambiguous, and ambiguity is charged.
+_KEEP_ALIVE_S = 4.0
+_DRAIN_S = 1.0
 
 
-class HttpEndpoint:
-    """An endpoint's connections. The session is made on first use, inside the running loop."""
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A POST.
+
+    deadline_s: by the running loop's clock; for the whole answer, or for a stream's first event.
+    timeout_s: between two events of a stream.
+    """
+
+    url: str
+    headers: Mapping[str, str]
+    content: bytes
+    deadline_s: float
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer of any status. headers: names in any case. body: of a refusal, at most its first 64 KB."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def accepted(self) -> bool:
+        """True for 2xx."""
+        return 200 <= self.status < 300
+
+
+@dataclass(slots=True)
+class _Progress:
+    """sent: the first byte of the request is going out."""
+
+    sent: bool = False
+
+
+class EventSource:
+    """The body of a 200 as server-sent events. Its first byte has not been read yet."""
+
+    def __init__(self, client: "HttpClient", response: aiohttp.ClientResponse, request: HttpRequest) -> None:
+        self.headers: Mapping[str, str] = response.headers
+        self._client = client
+        self._response = response
+        self._timeout_s = request.timeout_s
+        self._first_deadline_s: float | None = request.deadline_s
+        self._decoder = EventDecoder(MAX_EVENT_BYTES)
+        self._closed = False
+
+    async def next_payloads(self) -> list[bytes] | None:
+        """The payloads of the next events, as soon as there is one; None at the end of the body.
+
+        Raises:
+            UpstreamError: TIMEOUT or BROKEN.
+        """
+        deadline_s = self._first_deadline_s or asyncio.get_running_loop().time() + self._timeout_s
+        self._first_deadline_s = None
+        with _sorted(self._client.name, _Progress(sent=True)):
+            async with asyncio.timeout_at(deadline_s):
+                return await self._read()
+
+    async def _read(self) -> list[bytes] | None:
+        while piece := await self._response.content.readany():
+            try:
+                payloads = self._decoder.feed(piece)
+            except EventTooLarge:
+                raise broken(f"an event of the stream is larger than {MAX_EVENT_BYTES} bytes") from None
+            if payloads:
+                return payloads
+        # Some servers leave out the blank line after the end mark.
+        return [DONE] if self._decoder.finish() == DONE else None
+
+    def finish(self) -> None:
+        """The stream has said its end mark: keep the connection for the next call, if the body ends now."""
+        if not self._closed:
+            self._closed = True
+            self._client.drain(self._response)
+
+    def close(self) -> None:
+        """Drop the connection at once, without TLS's goodbye, so that the provider stops generating."""
+        if not self._closed:
+            self._closed = True
+            abort(self._response)
+
+
+class HttpClient:
+    """One endpoint's connections. The session is made inside the running loop, with the first request."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+        self.name = endpoint.name
+        self._endpoint = endpoint
         self._session: aiohttp.ClientSession | None = None
+        self._draining: set[asyncio.Task[None]] = set()
+
+    async def post(self, request: HttpRequest) -> Reply:
+        """Send and read the whole answer, whatever its status.
+
+        Raises:
+            UpstreamError: NOT_SENT, TIMEOUT or BROKEN.
+        """
+        response = await self._respond(request, "application/json", "gzip, deflate")
+        try:
+            if response.status >= 300:
+                return await _read_refusal(response)
+            with _sorted(self.name, _Progress(sent=True)):
+                async with asyncio.timeout_at(request.deadline_s):
+                    body = await _read_body(response)
+            return Reply(response.status, response.headers, body)
+        finally:
+            _release(response)
+
+    async def open(self, request: HttpRequest) -> Reply | EventSource:
+        """Send and read up to the headers: a stream for a 2xx, a reply for any other status.
+
+        Raises:
+            UpstreamError: NOT_SENT, TIMEOUT or BROKEN.
+        """
+        # Compression would hold events back.
+        response = await self._respond(request, "text/event-stream", "identity")
+        if response.status < 300:
+            return EventSource(self, response, request)
+        try:
+            return await _read_refusal(response)
+        finally:
+            _release(response)
+
+    def drain(self, response: aiohttp.ClientResponse) -> None:
+        """Read the little that is left of a body in the background, so that its connection can be used again."""
+        if response.content.at_eof():
+            response.release()
+            return
+        task = asyncio.create_task(_drain(response))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
 
     async def close(self) -> None:
-        """Close pooled connections."""
+        """Close all connections."""
+        for task in tuple(self._draining):
+            task.cancel()
+        await asyncio.gather(*self._draining, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> dict[str, Any]:
-        """POST and read the whole answer as a JSON object.
+    async def _respond(self, request: HttpRequest, accept: str, encodings: str) -> aiohttp.ClientResponse:
+        progress = _Progress()
+        headers = {"Accept": accept, "Accept-Encoding": encodings, "User-Agent": "spendgate", **request.headers}
+        with _sorted(self.name, progress):
+            async with asyncio.timeout_at(request.deadline_s):
+                return await self._open_session().post(
+                    request.url,
+                    data=request.content,
+                    headers=headers,
+                    allow_redirects=False,  # a redirect would carry our credentials elsewhere
+                    trace_request_ctx=progress,
+                )
 
-        Raises:
-            UpstreamError: any failure.
-        """
-        try:
-            async with asyncio.timeout(min(timeout_s, self.endpoint.timeout_s)):
-                response = await self._open(url, headers, body)
-                async with response:
-                    raw = await _read_bounded(response, MAX_ANSWER_BYTES)
-        except TimeoutError:
-            raise UpstreamError(FailureKind.TIMEOUT, f"no complete answer within {timeout_s:.0f} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamError(FailureKind.BROKEN, f"the answer broke off: {type(error).__name__}") from error
-        return json_object(raw)
-
-    async def open_stream(
-        self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float
-    ) -> aiohttp.ClientResponse:
-        """POST and read no further than the status line, which is a success.
-
-        Raises:
-            UpstreamError: any failure.
-        """
-        try:
-            async with asyncio.timeout(min(timeout_s, self.endpoint.timeout_s)):
-                return await self._open(url, headers, body)
-        except TimeoutError:
-            raise UpstreamError(FailureKind.TIMEOUT, f"no answer within {timeout_s:.0f} s") from None
-
-    async def _open(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
-        try:
-            response = await self._pool().post(url, headers=headers, data=body, allow_redirects=False)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise UpstreamError(FailureKind.NOT_SENT, f"no connection: {type(error).__name__}") from error
-        except aiohttp.InvalidURL as error:
-            raise UpstreamError(FailureKind.NOT_SENT, "the endpoint's URL is not valid") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamError(FailureKind.BROKEN, f"no answer: {type(error).__name__}") from error
-        if 200 <= response.status < 300:
-            return response
-        async with response:
-            try:
-                raw = await _read_bounded(response, _MAX_ERROR_BYTES)
-            except (aiohttp.ClientError, OSError, UpstreamError):
-                raw = b""
-        raise failure(response.status, raw, response.headers.get("Retry-After"))
-
-    def _pool(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
+            tracing = aiohttp.TraceConfig()
+            tracing.on_request_headers_sent.append(_note_sent)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self.endpoint.max_connections, keepalive_timeout=60),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.endpoint.connect_timeout_s),
-                headers={"Content-Type": "application/json", "User-Agent": "spendgate"},
+                connector=aiohttp.TCPConnector(limit=self._endpoint.max_connections, keepalive_timeout=_KEEP_ALIVE_S),
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._endpoint.connect_timeout_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                read_bufsize=256 * 1024,
+                trace_configs=[tracing],
             )
         return self._session
 
 
-class SseStream:
-    """``data:`` payloads of an event stream, one by one, as they come. timeout_s: between two events."""
-
-    def __init__(self, response: aiohttp.ClientResponse, timeout_s: float) -> None:
-        self._response = response
-        self._timeout_s = timeout_s
-
-    async def payloads(self) -> AsyncIterator[bytes]:
-        """Payloads without their prefix, the end mark ``[DONE]`` included, until the connection ends.
-
-        Raises:
-            UpstreamError: TIMEOUT between two events; BROKEN on a broken connection or an endless event.
-        """
-        buffer = b""
-        while True:
-            chunk = await self._next_chunk()
-            if not chunk:
-                return
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            if len(buffer) > MAX_EVENT_BYTES:
-                raise UpstreamError(FailureKind.BROKEN, "an event of the stream has no end")
-            for line in lines:
-                if line.startswith(b"data:"):
-                    yield line[5:].strip()
-
-    async def _next_chunk(self) -> bytes:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._response.content.readany()
-        except TimeoutError:
-            message = f"the stream stalled for {self._timeout_s:.0f} s"
-            raise UpstreamError(FailureKind.TIMEOUT, message) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamError(FailureKind.BROKEN, f"the stream broke off: {type(error).__name__}") from error
-
-    async def close(self) -> None:
-        """Drop the connection, so that the provider stops."""
-        self._response.close()
+def broken(message: str) -> UpstreamError:
+    """An answer came and is of no use; the provider has probably charged for it."""
+    return UpstreamError(FailureKind.BROKEN, message)
 
 
-class OpenAIStream:
-    """`routing.upstream.UpstreamStream` over an OpenAI-shaped event stream."""
-
-    def __init__(self, response: aiohttp.ClientResponse, timeout_s: float) -> None:
-        self._sse = SseStream(response, timeout_s)
-
-    async def events(self) -> AsyncIterator[bytes]:
-        """Payloads up to ``[DONE]``; a stream that ends without it is broken."""
-        async for payload in self._sse.payloads():
-            if payload == b"[DONE]":
-                return
-            if payload.startswith(b'{"error"'):
-                raise UpstreamError(FailureKind.BROKEN, message_of(_loads(payload)) or "the stream reports an error")
-            yield payload
-        raise UpstreamError(FailureKind.BROKEN, "the stream ended without its end mark")
-
-    async def close(self) -> None:
-        """Drop the connection."""
-        await self._sse.close()
+def abort(response: aiohttp.ClientResponse) -> None:
+    """Drop a response's connection at once, if it still has one."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
+    response.close()
 
 
-async def _read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, decompressed, never more than `limit` bytes of it in memory."""
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            response.close()
-            raise UpstreamError(FailureKind.BROKEN, f"the answer is larger than {limit} bytes")
-    return b"".join(chunks)
+async def _note_sent(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    context.trace_request_ctx.sent = True
 
 
-def json_object(raw: bytes) -> dict[str, Any]:
-    """A 2xx body as a JSON object.
-
-    Raises:
-        UpstreamError: BROKEN, it is none.
-    """
-    data = _loads(raw)
-    if not isinstance(data, dict):
-        raise UpstreamError(FailureKind.BROKEN, "the answer is not a JSON object")
-    return data
-
-
-def _loads(raw: bytes) -> Any:
+@contextlib.contextmanager
+def _sorted(name: str, progress: _Progress) -> Iterator[None]:
+    """aiohttp's and the system's exceptions as `UpstreamError`."""
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
+        yield
+    except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+        what = type(error).__name__
+        if not progress.sent:
+            message = f"no connection to the endpoint {name} ({what})"
+            raise UpstreamError(FailureKind.NOT_SENT, message) from error
+        if isinstance(error, TimeoutError):
+            message = f"the endpoint {name} did not answer in time"
+            raise UpstreamError(FailureKind.TIMEOUT, message) from error
+        raise broken(f"the answer of the endpoint {name} broke off ({what})") from error
 
 
-def failure(status: int, raw: bytes, retry_after: str | None) -> UpstreamError:
-    """A status that is no success, sorted. Understands Databricks', OpenAI's and Anthropic's error bodies."""
-    data = _loads(raw)
-    message = message_of(data) or f"HTTP {status}"
-    code = _code_of(data)
-    kind = _kind(status, code or "", message.lower())
-    return UpstreamError(kind, message[:_MAX_MESSAGE_CHARS], status, code, _retry_after_s(retry_after))
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    while piece := await response.content.readany():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise broken(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
 
 
-def message_of(data: object) -> str | None:
-    """The text of an error body, in whichever envelope."""
-    if not isinstance(data, dict):
-        return None
-    error = data.get("error")
-    for holder in (error, data):
-        if isinstance(holder, dict) and isinstance(holder.get("message"), str):
-            return str(holder["message"])
-    return error if isinstance(error, str) else None
+async def _read_refusal(response: aiohttp.ClientResponse) -> Reply:
+    """A refusal counts by its status, also when its body breaks off."""
+    body = bytearray()
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(_REFUSAL_S):
+            while len(body) < _MAX_REFUSAL_BYTES and (piece := await response.content.readany()):
+                body += piece
+    return Reply(response.status, response.headers, bytes(body[:_MAX_REFUSAL_BYTES]))
 
 
-def _code_of(data: object) -> str | None:
-    if not isinstance(data, dict):
-        return None
-    error = data.get("error")
-    inner = error if isinstance(error, dict) else {}
-    for value in (data.get("error_code"), inner.get("code"), inner.get("type")):
-        if isinstance(value, str) and value:
-            return value
-    return None
+def _release(response: aiohttp.ClientResponse) -> None:
+    """Back to the pool if it was read to its end, otherwise drop it."""
+    if response.content.at_eof():
+        response.release()
+    else:
+        abort(response)
 
 
-def _kind(status: int, code: str, text: str) -> FailureKind:
-    """Databricks' three kinds of 429 differ in their text alone; OpenAI's spent quota has a code of its own."""
-    if status == 429:
-        if code == "insufficient_quota" or "daily" in text or "spend limit" in text:
-            return FailureKind.DAILY_LIMIT
-        if "user-defined" in text or "user defined" in text or "endpoint rate limit" in text:
-            return FailureKind.POLICY_LIMITED
-        return FailureKind.RATE_LIMITED
-    if status in (401, 403):
-        return FailureKind.UNAUTHORIZED
-    if status in (404, 410):
-        return FailureKind.NOT_FOUND
-    if status == 408 or status >= 500:
-        # 504: the provider worked until its own deadline; whether it charges, it does not say.
-        return FailureKind.TIMEOUT if status == 504 else FailureKind.UNAVAILABLE
-    return FailureKind.REJECTED if 400 <= status < 500 else FailureKind.BROKEN
-
-
-def _retry_after_s(text: str | None) -> float | None:
-    """Seconds or an HTTP date (RFC 9110, section 10.2.3); None if it is neither."""
-    if not text:
-        return None
+async def _drain(response: aiohttp.ClientResponse) -> None:
     try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_DRAIN_S):
+                await response.content.readany()  # nothing may follow the end mark but the end itself
+    finally:
+        _release(response)

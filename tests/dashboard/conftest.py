@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from yarl import URL
 
 from budget.book import BudgetBook
-from budget.codec import dump_budget, load_budget
+from budget.codec import BUDGET_KIND, dump_budget, load_budget
 from budget.memory_store import MemoryBudgetStore
 from budget.model import Budget, Candidate, Hold, ReserveRequest, Resolution, ResolveMode
 from core.ids import RandomIds
@@ -22,7 +22,6 @@ from core.key_codec import KEY_KIND, dump_key, load_key
 from core.keys import ApiKey, KeyRing, KeyRole, digest_of, new_key_text
 from core.scope import Scope
 from dashboard.app import Deps, create_router, install_errors
-from dashboard.budget_writer import BUDGET_KIND
 from routing.model import Endpoint, Model, ModelRole, Routes
 from telemetry.prices import PriceBook, prices_from
 

@@ -142,7 +142,6 @@ async def test_a_write_that_another_worker_overtakes_is_done_again(api: Any, mon
         calls.append(expected)
         if len(calls) == 1:
             await put(kind, document_id, of_the_other)
-            raise Conflict("overtaken")
         return await put(kind, document_id, text, expected=expected)
 
     monkeypatch.setattr(type(api.store), "put", lambda _, *a, **k: overtaken(*a, **k))
@@ -179,6 +178,17 @@ async def test_top_up(api: Any) -> None:
     api.clock.at_ms += 2 * 86_400_000
     patched = await api.call("PATCH", "/api/budgets/agent-bot-daily", {"limitUsd": 3})
     assert patched.json["topUps"] == []
+
+
+async def test_a_change_keeps_top_ups_and_resets(api: Any) -> None:
+    await create(api)
+    path = "/api/budgets/agent-bot-daily"
+    await api.post(f"{path}/reset", {"reason": "a bug"})
+    before = (await api.post(f"{path}/top-up", {"amountUsd": 1, "reason": "more"})).json
+    for method in ("PATCH", "PUT"):
+        after = (await api.call(method, path, DAY)).json
+        assert (after["topUps"], after["resets"]) == (before["topUps"], before["resets"])
+        assert (len(after["topUps"]), len(after["resets"])) == (1, 1)
 
 
 async def test_a_top_up_of_a_total_budget_does_not_end(api: Any) -> None:

@@ -17,14 +17,7 @@ from budget.memory_store import MemoryBudgetStore
 from budget.model import Budget, Reset, TopUp
 from core.errors import ConfigError, Conflict, StoreUnavailable
 from core.scope import Scope
-from spendgate.sources import (
-    EdgeConfigPoller,
-    budgets_from_items,
-    budgets_of,
-    default_budget,
-    load_budgets_yaml,
-    sync,
-)
+from spendgate.sources import EdgeConfigPoller, budgets_from_items, budgets_of, default_budget, load_budgets_yaml, sync
 
 NOW_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 SPEC: dict[str, Any] = {"scopeType": "agent", "scopeKey": "bot", "limitUsd": "5"}
@@ -122,9 +115,6 @@ def test_wrong_yaml_is_named(text: str, message: str) -> None:
         load_budgets_yaml(text, "b.yaml")
 
 
-# sync
-
-
 async def test_sync_writes_only_what_differs(store: MemoryBudgetStore) -> None:
     wanted = [a_budget("a"), a_budget("b")]
     assert await sync(store, wanted, "yaml") == 2
@@ -172,9 +162,6 @@ async def test_two_workers_at_once(store: MemoryBudgetStore, monkeypatch: pytest
     monkeypatch.setattr(MemoryBudgetStore, "put", lambda _, *a, **k: overtaken(*a, **k))
     assert await sync(store, [a_budget("a"), a_budget("b")], "yaml") == 0
     assert sorted(stored(store)) == ["a", "b"]
-
-
-# Edge Config
 
 
 def test_shapes_of_items() -> None:

@@ -1,0 +1,154 @@
+"""What providers with OpenAI's shapes have in common: answers, streams, and fields that not every model takes."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import orjson
+
+from core.clock import Clock
+from routing.adapters.failures import clean_message, read_vendor_error, refusal
+from routing.adapters.http import EventSource, Reply, broken
+from routing.adapters.sse import DONE
+from routing.errors import UpstreamError
+from routing.upstream import UpstreamAnswer, UpstreamCall
+
+Got = TypeVar("Got", Reply, Reply | EventSource)
+
+#: What the adapter itself decides; a caller's own values are not passed on.
+_OURS = frozenset({"model", "stream", "stream_options", "client_request_id", "usage_context"})
+_INCLUDE_USAGE = {"include_usage": True}
+#: How a 400 names a field that it does not take, other than by the field's name.
+_ALSO_NAMED = {"stream_options": (b"stream_options", b"include_usage")}
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def wire_body(call: UpstreamCall) -> dict[str, Any]:
+    """The caller's body without what the adapter decides."""
+    return {name: value for name, value in call.body.items() if name not in _OURS}
+
+
+def streaming_fields() -> dict[str, Any]:
+    """What asks for usage at the end of a stream; not every model takes it."""
+    return {"stream_options": dict(_INCLUDE_USAGE)}
+
+
+def trace_headers(call: UpstreamCall) -> dict[str, str]:
+    """W3C trace context, if the call has one that is well-formed."""
+    trace = call.traceparent or ""
+    return {"traceparent": trace} if _TRACEPARENT.fullmatch(trace) else {}
+
+
+class OptionalFields:
+    """Fields that we add and a model may not take. Remembers per model what it refused.
+
+    A refusal is remembered only once the same call has gone through without the field: the text of a 400 may
+    quote the caller, who could otherwise switch off our usage reports.
+    """
+
+    def __init__(self) -> None:
+        self._refused: dict[str, set[str]] = {}
+
+    async def ask(
+        self,
+        model: str,
+        body: Mapping[str, Any],
+        optional: Mapping[str, Any],
+        ask: Callable[[dict[str, Any]], Awaitable[Got]],
+    ) -> Got:
+        """Ask with the optional fields; after a 400 or 422 that names some, once more without those."""
+        refused = self._refused.get(model, ())
+        fields = {name: value for name, value in optional.items() if name not in refused}
+        dropped: set[str] = set()
+        while True:
+            got = await ask({**body, **fields})
+            named = _named(got, fields)
+            if not named:
+                break
+            dropped |= named
+            fields = {name: value for name, value in fields.items() if name not in named}
+        if dropped and (isinstance(got, EventSource) or got.accepted):
+            self._refused.setdefault(model, set()).update(dropped)
+        return got
+
+
+def _named(got: Reply | EventSource, fields: Mapping[str, Any]) -> set[str]:
+    if isinstance(got, EventSource) or got.status not in (400, 422):
+        return set()
+    return {name for name in fields if any(n in got.body for n in _ALSO_NAMED.get(name, (name.encode(),)))}
+
+
+def read_object(reply: Reply, now_ms: int) -> dict[str, Any]:
+    """The JSON object in an accepted reply.
+
+    Raises:
+        UpstreamError: the reply is a refusal, or (BROKEN) holds no JSON object.
+    """
+    if not reply.accepted:
+        raise refusal(reply, now_ms)
+    try:
+        body = orjson.loads(reply.body)
+    except orjson.JSONDecodeError:
+        raise broken("the answer is no JSON") from None
+    if not isinstance(body, dict):
+        raise broken("the answer is no JSON object")
+    return body
+
+
+def read_answer(reply: Reply, clock: Clock) -> UpstreamAnswer:
+    """A complete answer in OpenAI's shape.
+
+    Raises:
+        UpstreamError: as `read_object`; also BROKEN for an error that came with a 2xx.
+    """
+    body = read_object(reply, clock.now_ms())
+    if not ("choices" in body or "data" in body) and (body.get("error") or body.get("error_code")):
+        raise _error_inside(reply.body)
+    return UpstreamAnswer(body, provider_request_id(reply.headers))
+
+
+def provider_request_id(headers: Mapping[str, str]) -> str | None:
+    """What the provider calls the request: ``x-request-id`` (Databricks, OpenAI) or ``request-id`` (Anthropic)."""
+    return headers.get("x-request-id") or headers.get("request-id")
+
+
+class OpenAIStream:
+    """An `UpstreamStream` over events that are OpenAI's chunks already: they pass as they come."""
+
+    def __init__(self, source: EventSource) -> None:
+        self._source = source
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """The chunks; see `UpstreamStream.events`."""
+        while (payloads := await self._source.next_payloads()) is not None:
+            for payload in payloads:
+                if payload.strip() == DONE:
+                    self._source.finish()
+                    return
+                if payload.startswith((b'{"error', b'{ "error')):
+                    raise _error_inside(payload)
+                yield payload
+        raise broken("the stream ended without its end mark")
+
+    async def close(self) -> None:
+        """Drop the connection, unless the stream has ended."""
+        self._source.close()
+
+
+def open_stream(got: Reply | EventSource, clock: Clock) -> OpenAIStream:
+    """The stream that was opened.
+
+    Raises:
+        UpstreamError: it was refused.
+    """
+    if isinstance(got, Reply):
+        raise refusal(got, clock.now_ms())
+    return OpenAIStream(got)
+
+
+def _error_inside(payload: bytes) -> UpstreamError:
+    """An error that came after the status said that all is well."""
+    said = read_vendor_error(payload)
+    error = broken(clean_message(said.message) or "the provider broke off with an error")
+    error.vendor_code = said.code
+    return error
