@@ -191,7 +191,13 @@ def load_budget(text: bytes, *, revision: int) -> Budget:
     Raises:
         InvalidInput: the text was not written by `dump_budget`.
     """
-    data = orjson.loads(text)
+    try:
+        return _read_budget(orjson.loads(text), revision)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput("budget", f"was not stored by this program: {error}") from None
+
+
+def _read_budget(data: Mapping[str, Any], revision: int) -> Budget:
     spec = parse_spec(BudgetSpec, data["spec"])
     created_ms, updated_ms = data["createdMs"], data["updatedMs"]
     budget = budget_from_spec(spec, budget_id=spec.id or "", source=data["source"], now_ms=created_ms)

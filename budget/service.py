@@ -7,8 +7,9 @@ unconfirmed.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from budget.book import BudgetBook
@@ -29,7 +30,7 @@ from budget.model import (
 )
 from budget.ports import BudgetStore
 from core.clock import Clock
-from core.errors import StoreUnavailable
+from core.errors import InvalidInput, StoreUnavailable
 from core.ids import Ids
 from core.scope import Scope
 
@@ -141,15 +142,28 @@ class BudgetService:
             self._bar(request)
             raise
         try:
-            return await self.store.reserve(request)
+            verdict = await self.store.reserve(request)
         except (StoreUnavailable, asyncio.CancelledError):
             self._bar(request)
             raise
+        if isinstance(verdict, Refusal):
+            self._bar(request)  # the first may still be on its way, and fit when it arrives
+        return verdict
 
     def _bar(self, request: ReserveRequest) -> None:
         """Nobody will use this hold: void it, or bar it if it is still on its way."""
         ids = tuple(a.id for a in request.accounts)
         self._wait(Resolution(request.hold_id, ResolveMode.VOID, ids))
+
+    @contextlib.contextmanager
+    def ended(self, admission: Admission) -> Iterator[None]:
+        """Whatever happens inside, this hold is not renewed afterwards: one that nobody settled expires, and is
+        charged in full, rather than held for ever.
+        """
+        try:
+            yield
+        finally:
+            self.open_holds.discard(admission.hold.id)
 
     async def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> Settlement | None:
         """Post what the call cost and release its hold. None: the store is away, and it will be done later."""
@@ -193,8 +207,8 @@ class BudgetService:
         self.open_holds.discard(admission.hold.id)
         try:
             settlement = await self.store.resolve(resolution)
-        except StoreUnavailable:
-            self._wait(plain)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._wait(plain)  # in this order: once the first has ended, nothing can hold for the next
             self._wait(Resolution(following.id, ResolveMode.VOID, admission.account_ids))
             raise
         if settlement.applied and settlement.before.value == "held":
@@ -257,6 +271,8 @@ class BudgetService:
                 await self.store.resolve(resolution)
             except StoreUnavailable:
                 break
+            except InvalidInput as error:  # it would stand in the way of all others for ever
+                log.error("hold %s is left to its lease: %s", resolution.hold_id, error.message)
             self.waiting.remove(resolution)
         return len(self.waiting)
 

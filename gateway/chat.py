@@ -97,8 +97,9 @@ class ChatFlow:
         if isinstance(done, Refused):
             return done
         attempt, body = done
-        usage = self.usage_of(call, attempt, body.get("usage"), _answer_bytes(body))
-        cost, standing = await self.finish(call, attempt, usage)
+        with self.budgets.ended(attempt.admission):
+            usage = self.usage_of(call, attempt, body.get("usage"), _answer_bytes(body))
+            cost, standing = await self.finish(call, attempt, usage)
         return Answered(call, attempt, body, usage, cost + progress.charged_nano, standing, progress.skipped)
 
     async def open(self, call: Call) -> OpenedStream | Refused:

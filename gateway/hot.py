@@ -125,10 +125,11 @@ class HotRoutes:
         if isinstance(opened, Refused):
             await self._refuse(surface, problem_of_refusal(call, opened), call.request_id, send)
             return
-        head = encode_headers(self._stream_headers(call, opened))
-        shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
-        await send({"type": "http.response.start", "status": 200, "headers": head})
-        await pump(self.flow, opened, shape, receive, send)
+        with self.flow.budgets.ended(opened.attempt.admission):
+            head = encode_headers(self._stream_headers(call, opened))
+            shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            await pump(self.flow, opened, shape, receive, send)
 
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt

@@ -21,7 +21,7 @@ from core.keys import KeyRing
 from dashboard.app import create_router as create_dashboard
 from dashboard.deps import Deps
 from dashboard.errors import install_errors
-from gateway.app import GatewayApp, create_app, create_router
+from gateway.app import ASGI, create_app, create_router
 from gateway.chat import ChatFlow
 from gateway.hot import HotRoutes
 from gateway.http import Limits
@@ -60,9 +60,7 @@ class Worker:
         """Why calls can't be admitted; None while they can."""
         if self.draining:
             return "this worker is shutting down"
-        if not self.snapshot.loaded:
-            return "the budgets have not been read from the store yet"
-        return None
+        return self.snapshot.why_not_ready()
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """What `/readyz` says."""
@@ -101,7 +99,7 @@ class Worker:
             await self.store.close()
 
 
-def build(settings: Settings, redis_url: str) -> tuple[Worker, GatewayApp]:
+def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     """A worker and its ASGI application."""
     clock = SystemClock()
     ids = RandomIds(clock)
@@ -138,7 +136,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, GatewayApp]:
     if settings.role is not Role.GATEWAY:
         deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh)
         rest.include_router(create_dashboard(deps))
-    return worker, create_app(hot, rest)
+    return worker, rest if settings.role is Role.CONTROL else create_app(hot, rest)
 
 
 def _fastapi(running: Callable[[], Any]) -> FastAPI:

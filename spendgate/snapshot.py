@@ -10,7 +10,7 @@ import logging
 from budget.book import BudgetBook
 from budget.codec import BUDGET_KIND, load_budget
 from budget.ports import Change, Documents
-from core.errors import StoreUnavailable
+from core.errors import InvalidInput, StoreUnavailable
 from core.key_codec import KEY_KIND, load_key
 from core.keys import KeyRing
 
@@ -27,7 +27,17 @@ class Snapshot:
         self._book = book
         self._keys = keys
         self._reading = asyncio.Lock()
+        self._unreadable: dict[str, str] = {}
         self.loaded = False
+
+    def why_not_ready(self) -> str | None:
+        """Why calls can't be admitted under this snapshot; None while they can.
+
+        A budget that this version can't read is a cap that it could not hold, so it admits nothing.
+        """
+        if not self.loaded:
+            return "the budgets have not been read from the store yet"
+        return next((f"{name} can't be read: {why}" for name, why in self._unreadable.items()), None)
 
     async def refresh(self) -> None:
         """Read what has changed.
@@ -41,7 +51,13 @@ class Snapshot:
                 log.error("the store's snapshot went back from version %d to %d", self._book.version, newest)
                 self._forget()
             for change in changes:
-                self._apply(change)
+                name = f"{change.kind} {change.id}"
+                self._unreadable.pop(name, None)
+                try:
+                    self._apply(change)
+                except (InvalidInput, ValueError, KeyError, TypeError) as error:
+                    log.error("%s can't be read: %s", name, error)
+                    self._unreadable[name] = str(error)
             self._book.version = newest
             self.loaded = True
 
@@ -67,6 +83,7 @@ class Snapshot:
                 self._keys.put(load_key(change.text))
 
     def _forget(self) -> None:
+        self._unreadable.clear()
         for budget in self._book.all():
             self._book.remove(budget.id)
         for key in self._keys.all():

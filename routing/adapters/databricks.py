@@ -20,10 +20,10 @@ from routing.adapters.openai_wire import (
     Got,
     OpenAIStream,
     OptionalFields,
+    call_headers,
     open_stream,
     read_answer,
     streaming_fields,
-    trace_headers,
     wire_body,
 )
 from routing.errors import FailureKind, UpstreamError
@@ -79,11 +79,7 @@ class Databricks:
             content = orjson.dumps(full_body)
 
             async def with_token(token: str) -> Got:
-                headers = {
-                    "Authorization": f"Bearer {token}",
-                    "Content-Type": "application/json",
-                    **trace_headers(call),
-                }
+                headers = {"Authorization": f"Bearer {token}", **call_headers(call)}
                 return await exchange(HttpRequest(url, headers, content, deadline_s, timeout_s))
 
             return await self._authorized(with_token, deadline_s)

@@ -168,14 +168,14 @@ def _read_token(reply: Reply, now_s: float) -> _Token:
 
 
 def credentials_of(endpoint: Endpoint, host_url: str, http: HttpClient, clock: Clock) -> Credentials:
-    """What the endpoint is configured with; an access token goes before OAuth.
+    """OAuth where a client is configured, otherwise the access token.
 
     Raises:
         ConfigError: it has neither.
     """
-    if endpoint.api_key:
-        return AccessToken(endpoint.api_key)
     if endpoint.client_id and endpoint.client_secret:
         url = f"{host_url}/oidc/v1/token"
         return OAuthTokens(http, url, endpoint.client_id, endpoint.client_secret, clock)
+    if endpoint.api_key:
+        return AccessToken(endpoint.api_key)
     raise ConfigError(f"endpoint {endpoint.name} needs an api_key, or a client_id and a client_secret")

@@ -73,6 +73,8 @@ def kind_of(status: int, text: str) -> FailureKind:
         return FailureKind.UNAUTHORIZED
     if status in (404, 405, 410) or status < 400:  # a redirect: the address is wrong
         return FailureKind.NOT_FOUND
+    if status == 504:  # the provider worked until its own deadline; whether it charges, it does not say
+        return FailureKind.TIMEOUT
     if status in (408, 409, 425) or status >= 500:  # 529 is Anthropic's overloaded_error
         return FailureKind.UNAVAILABLE
     return FailureKind.REJECTED

@@ -219,7 +219,7 @@ async def _note_sent(
 
 @contextlib.contextmanager
 def _sorted(name: str, progress: _Progress) -> Iterator[None]:
-    """aiohttp's and the system's exceptions as `UpstreamError`."""
+    """Aiohttp's and the system's exceptions as `UpstreamError`."""
     try:
         yield
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError

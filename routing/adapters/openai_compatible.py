@@ -17,10 +17,10 @@ from routing.adapters.openai_wire import (
     Got,
     OpenAIStream,
     OptionalFields,
+    call_headers,
     open_stream,
     read_answer,
     streaming_fields,
-    trace_headers,
     wire_body,
 )
 from routing.model import Endpoint
@@ -72,7 +72,7 @@ class OpenAICompatible:
         return await self._optional.ask(call.model.name, named, optional, ask)
 
     def _headers(self, call: UpstreamCall) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "X-Client-Request-Id": call.attempt_id}
+        headers = {"X-Client-Request-Id": call.attempt_id, **call_headers(call)}
         if self._endpoint.api_key:
             headers["Authorization"] = f"Bearer {self._endpoint.api_key}"
-        return headers | trace_headers(call)
+        return headers

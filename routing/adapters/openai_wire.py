@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import orjson
 
 from core.clock import Clock
+from core.ids import id_to_uuid
 from routing.adapters.failures import clean_message, read_vendor_error, refusal
 from routing.adapters.http import EventSource, Reply, broken
 from routing.adapters.sse import DONE
@@ -33,10 +34,12 @@ def streaming_fields() -> dict[str, Any]:
     return {"stream_options": dict(_INCLUDE_USAGE)}
 
 
-def trace_headers(call: UpstreamCall) -> dict[str, str]:
-    """W3C trace context, if the call has one that is well-formed."""
-    trace = call.traceparent or ""
-    return {"traceparent": trace} if _TRACEPARENT.fullmatch(trace) else {}
+def call_headers(call: UpstreamCall) -> dict[str, str]:
+    """What every call carries: its content type, the id by which a Helicone webhook names it, its W3C trace context."""
+    headers = {"Content-Type": "application/json", "Helicone-Request-Id": id_to_uuid(call.attempt_id)}
+    if call.traceparent and _TRACEPARENT.fullmatch(call.traceparent):
+        headers["traceparent"] = call.traceparent
+    return headers
 
 
 class OptionalFields:
@@ -104,12 +107,13 @@ def read_answer(reply: Reply, clock: Clock) -> UpstreamAnswer:
     body = read_object(reply, clock.now_ms())
     if not ("choices" in body or "data" in body) and (body.get("error") or body.get("error_code")):
         raise _error_inside(reply.body)
-    return UpstreamAnswer(body, provider_request_id(reply.headers))
+    return UpstreamAnswer(body, provider_request_id(reply.headers, body))
 
 
-def provider_request_id(headers: Mapping[str, str]) -> str | None:
-    """What the provider calls the request: ``x-request-id`` (Databricks, OpenAI) or ``request-id`` (Anthropic)."""
-    return headers.get("x-request-id") or headers.get("request-id")
+def provider_request_id(headers: Mapping[str, str], body: Mapping[str, Any]) -> str | None:
+    """The provider's id: ``x-request-id`` (Databricks, OpenAI), ``request-id`` (Anthropic), or the answer's own."""
+    own = body.get("id")
+    return headers.get("x-request-id") or headers.get("request-id") or (own if isinstance(own, str) else None)
 
 
 class OpenAIStream:

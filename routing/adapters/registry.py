@@ -33,7 +33,7 @@ class Upstreams:
             from routing.adapters.litellm_sdk import LiteLLM  # heavy, and an extra: loaded only where it is used
 
             return LiteLLM(endpoint)
-        return OpenAICompatible(endpoint)
+        return OpenAICompatible(endpoint, self._clock)
 
     async def close(self) -> None:
         """Close every adapter's connections."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from decimal import Decimal
 
-from hypothesis import assume, given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from budget.model import (
@@ -27,6 +27,9 @@ Case = tuple[tuple[AccountTerms, ...], tuple[Balance, ...], tuple[Candidate, ...
 
 NOON_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 amounts = st.integers(0, 60)
+limits_of_cases = st.sampled_from([20, 60, 100, 150])
+holds = st.sampled_from([0, 0, 10]) | amounts
+prices = st.integers(0, 30)
 
 
 @st.composite
@@ -35,21 +38,21 @@ def cases(draw: st.DrawFn) -> Case:
     count = draw(st.integers(1, 4))
     accounts = []
     for i in range(count):
-        limit = draw(amounts)
+        limit = draw(limits_of_cases)
         accounts.append(
             terms(f"k{i}", limit=limit, hard=limit + draw(st.integers(0, 10)), smallest=draw(st.integers(1, 5)))
         )
     balances = []
     for account in accounts:
         spent = draw(amounts)
-        balances.append(Balance(spent, draw(amounts), account.state_at(spent)))
+        balances.append(Balance(spent, draw(holds), account.state_at(spent)))
     candidates = []
     for _ in range(draw(st.integers(0, 4))):
         tokens = draw(st.integers(0, 40))
-        watched = draw(st.text("-01", min_size=count, max_size=count))
+        watched = draw(st.text("-011", min_size=count, max_size=count))
         out_pico = draw(st.sampled_from([0, 1, 400, 1000, 3000]))
         candidates.append(
-            Candidate("m", draw(amounts), out_pico, tokens, draw(st.integers(0, tokens)), watched)
+            Candidate("m", draw(prices), out_pico, tokens, draw(st.integers(0, tokens)), watched)
         )
     return tuple(accounts), tuple(balances), tuple(candidates)
 
@@ -62,8 +65,9 @@ def watching(candidate: Candidate) -> list[int]:
 def test_what_is_chosen_fits_and_is_allowed_everywhere(case: Case) -> None:
     accounts, balances, candidates = case
     choice = decide(*case)
-    assume(isinstance(choice, Choice))
-    assert isinstance(choice, Choice)
+    event(type(choice).__name__)
+    if isinstance(choice, Refusal):
+        return
     candidate = candidates[choice.candidate]
     assert watching(candidate)
     assert choice.amount_nano == candidate.ceiling_nano(choice.tokens)
@@ -78,8 +82,8 @@ def test_what_is_chosen_fits_and_is_allowed_everywhere(case: Case) -> None:
 def test_an_answer_is_shortened_only_as_far_as_needed(case: Case) -> None:
     accounts, balances, candidates = case
     choice = decide(*case)
-    assume(isinstance(choice, Choice))
-    assert isinstance(choice, Choice)
+    if isinstance(choice, Refusal):
+        return
     candidate = candidates[choice.candidate]
     if choice.tokens < candidate.tokens:
         room = min(
@@ -101,8 +105,8 @@ def test_an_earlier_candidate_is_preferred_however_short(case: Case) -> None:
 def test_waiting_is_advised_exactly_if_it_would_help(case: Case) -> None:
     accounts, balances, candidates = case
     verdict = decide(*case)
-    assume(isinstance(verdict, Refusal))
-    assert isinstance(verdict, Refusal)
+    if isinstance(verdict, Choice):
+        return
     idle = tuple(replace(b, held_nano=0) for b in balances)
     would_fit = isinstance(decide(accounts, idle, candidates), Choice)
     assert (verdict.code is RefusalCode.HELD) == would_fit
@@ -112,8 +116,8 @@ def test_waiting_is_advised_exactly_if_it_would_help(case: Case) -> None:
 def test_a_refusal_is_true_of_the_account_that_it_names(case: Case) -> None:
     accounts, balances, candidates = case
     verdict = decide(*case)
-    assume(isinstance(verdict, Refusal))
-    assert isinstance(verdict, Refusal)
+    if isinstance(verdict, Choice):
+        return
     assert verdict.balances == balances
     if verdict.account is None:
         assert verdict.code in (RefusalCode.NO_BUDGET, RefusalCode.NO_MODEL)

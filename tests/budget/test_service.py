@@ -1,0 +1,385 @@
+"""The life of a worker's holds, on the memory store behind a line that loses things."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import pytest
+
+from budget.book import BudgetBook
+from budget.memory_store import MemoryBudgetStore
+from budget.model import Basis, Budget, Candidate, HoldStatus, NextHold, RefusalCode, Resolution, ResolveMode
+from budget.ports import FoundHold
+from budget.service import Admission, BudgetService, Plan, Refused
+from core.errors import Conflict, StoreUnavailable
+from core.ids import RandomIds
+from core.scope import Scope
+from tests.budget.builders import fixed
+from tests.budget.flaky import FlakyStore
+
+BOT, TEAM = Scope("agent", "bot"), Scope("team", "ml")
+ID = "b:total:bot"
+
+
+@dataclass
+class HandClock:
+    """Time that moves when a test says so."""
+
+    at_ms: int = 1_795_435_200_000
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+    def monotonic_s(self) -> float:
+        return self.at_ms / 1000
+
+
+@dataclass
+class Worker:
+    """A service with everything around it in sight."""
+
+    clock: HandClock = field(default_factory=HandClock)
+    refreshed: int = 0
+
+    def __post_init__(self) -> None:
+        self.memory = MemoryBudgetStore(self.clock.now_ms)
+        self.line = FlakyStore(self.memory)
+        self.book = BudgetBook([Budget("b", BOT, 100, cadence="total")])
+        self.service = BudgetService(
+            self.line, self.book, self.clock, RandomIds(self.clock), self.refresh, "w1", lease_ms=9_000
+        )
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
+        self.book.version = self.memory.version
+
+    async def try_hold(self, hold_id: str, *candidates: Candidate) -> Admission | Refused:
+        def plan(now_ms: int) -> Plan:
+            return Plan(self.book.accounts([BOT, TEAM], now_ms), candidates)
+
+        return await self.service.reserve(plan, hold_id=hold_id, detail=b'{"x":1}')
+
+    async def hold(self, hold_id: str, amount: int = 30) -> Admission:
+        admission = await self.try_hold(hold_id, fixed(amount, "1" * len(self.book.all())))
+        assert isinstance(admission, Admission)
+        return admission
+
+    async def settle(self, admission: Admission, cost: int) -> None:
+        await self.service.settle(admission, cost, Basis.EXACT, b"{}")
+
+    async def balance(self) -> tuple[int, int]:
+        [row] = await self.memory.balances([ID])
+        return row.spent_nano, row.held_nano
+
+    async def status(self, hold_id: str) -> HoldStatus:
+        found = await self.memory.find(hold_id)
+        return found.status if found else HoldStatus.NONE
+
+    def kinds(self) -> list[str]:
+        return [e["type"] for e in self.memory.log if e["type"] != "state"]
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+async def test_a_hold_is_settled(worker: Worker) -> None:
+    admission = await worker.hold("h1")
+    assert admission.candidate.base_nano == 30
+    assert admission.account_ids == (ID,)
+    assert worker.service.open_holds == {"h1"}
+    settlement = await worker.service.settle(admission, 20, Basis.EXACT, b"{}")
+    assert settlement is not None
+    assert settlement.applied
+    assert worker.service.open_holds == set()
+    assert await worker.balance() == (20, 0)
+
+
+async def test_an_admission_names_only_the_accounts_that_watch_its_candidate(worker: Worker) -> None:
+    worker.book.put(Budget("t", TEAM, 100, cadence="total"))
+    admission = await worker.try_hold("h1", fixed(500, "11"), fixed(3, "-1"))
+    assert isinstance(admission, Admission)
+    assert admission.account_ids == ("t:total:ml",)
+    assert [(t.id, b.held_nano) for t, b in admission.watching] == [("t:total:ml", 3)]
+    await worker.settle(admission, 2)
+    assert await worker.balance() == (0, 0)
+
+
+async def test_a_refusal_is_an_answer(worker: Worker) -> None:
+    refused = await worker.try_hold("h1", fixed(121))
+    assert isinstance(refused, Refused)
+    assert refused.refusal.code is RefusalCode.EXCEEDED
+    assert (worker.service.open_holds, worker.service.waiting) == (set(), [])
+
+
+async def test_old_budgets_are_read_again_and_asked_again(worker: Worker) -> None:
+    await worker.memory.put("budget", "b", b"{}")
+    await worker.hold("h1")
+    assert worker.refreshed == 1
+    assert await worker.balance() == (0, 30)
+
+
+async def test_budgets_that_never_stand_still_admit_nothing(worker: Worker) -> None:
+    async def refresh_in_vain() -> None:
+        worker.refreshed += 1
+
+    worker.service.refresh = refresh_in_vain
+    await worker.memory.put("budget", "b", b"{}")
+    with pytest.raises(StoreUnavailable):
+        await worker.try_hold("h1", fixed(1))
+    assert worker.refreshed == 4
+    assert await worker.balance() == (0, 0)
+
+
+@pytest.mark.parametrize("fault", ["request", "reply"])
+async def test_a_reserve_that_got_lost_once_gives_one_hold(worker: Worker, fault: str) -> None:
+    worker.line.faults = [fault]
+    await worker.hold("h1")
+    assert await worker.balance() == (0, 30)
+    assert worker.service.waiting == []
+
+
+@pytest.mark.parametrize("faults", [["request", "request"], ["reply", "reply"], ["request", "reply"]])
+async def test_a_reserve_without_an_answer_leaves_no_hold(worker: Worker, faults: list[str]) -> None:
+    worker.line.faults = faults
+    with pytest.raises(StoreUnavailable):
+        await worker.try_hold("h1", fixed(30))
+    assert worker.service.open_holds == set()
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (0, 0)
+    with pytest.raises(Conflict):
+        await worker.try_hold("h1", fixed(30))
+
+
+async def test_a_reserve_that_arrives_after_a_refusal_holds_nothing(worker: Worker) -> None:
+    other = await worker.hold("h0", 100)
+    worker.line.faults = ["late"]
+    assert isinstance(await worker.try_hold("h1", fixed(30)), Refused)
+    await worker.settle(other, 0)
+    await worker.service.flush()
+    with pytest.raises(Conflict):
+        await worker.line.deliver()
+    assert await worker.balance() == (0, 0)
+
+
+async def test_a_reserve_that_arrives_before_its_bar_is_released(worker: Worker) -> None:
+    worker.line.faults = ["late", "late"]
+    with pytest.raises(StoreUnavailable):
+        await worker.try_hold("h1", fixed(30))
+    await worker.line.deliver()
+    assert await worker.balance() == (0, 30)
+    await worker.service.flush()
+    assert await worker.balance() == (0, 0)
+    assert worker.kinds() == ["void"]
+
+
+async def until(condition: object) -> None:
+    """Let others run until it is so."""
+    async with asyncio.timeout(5):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("faults", [["hang"], ["request", "hang"]])
+async def test_a_caller_that_goes_away_while_asking_leaves_no_hold(worker: Worker, faults: list[str]) -> None:
+    worker.line.faults = faults
+    task = asyncio.create_task(worker.try_hold("h1", fixed(30)))
+    await until(lambda: "h1" in worker.memory.holds)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (0, 0)
+
+
+@pytest.mark.parametrize("fault", ["request", "reply", "late"])
+async def test_a_settlement_waits_for_the_store_and_counts_once(worker: Worker, fault: str) -> None:
+    admission = await worker.hold("h1")
+    worker.line.faults = [fault]
+    assert await worker.service.settle(admission, 20, Basis.EXACT, b"{}") is None
+    assert len(worker.service.waiting) == 1
+    assert await worker.service.flush() == 0
+    await worker.line.deliver()
+    assert await worker.balance() == (20, 0)
+    assert worker.kinds() == ["settle"]
+
+
+async def test_a_void_waits_for_the_store(worker: Worker) -> None:
+    admission = await worker.hold("h1")
+    worker.line.away = True
+    assert await worker.service.void(admission, b"{}") is None
+    assert await worker.service.flush() == 1
+    worker.line.away = False
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (0, 0)
+
+
+async def test_a_settlement_whose_caller_goes_away_is_done(worker: Worker) -> None:
+    admission = await worker.hold("h1")
+    worker.line.faults = ["hang"]
+    task = asyncio.create_task(worker.service.settle(admission, 20, Basis.EXACT, b"{}"))
+    await until(lambda: worker.memory.holds["h1"].status is HoldStatus.SETTLED)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (20, 0)
+
+
+async def test_those_that_wait_go_in_order_until_the_store_fails_again(worker: Worker) -> None:
+    admissions = [await worker.hold(f"h{i}", 10) for i in range(3)]
+    worker.line.away = True
+    for admission in admissions:
+        await worker.settle(admission, 5)
+    worker.line.away = False
+    worker.line.faults = ["ok", "request"]
+    assert await worker.service.flush() == 2
+    assert await worker.balance() == (5, 20)
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (15, 0)
+
+
+async def test_a_resolution_that_can_never_be_done_does_not_block_the_others(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    admission = await worker.hold("h1")
+    worker.service.waiting.append(Resolution("h1", ResolveMode.SETTLE, (), 20))  # forgets an account
+    worker.service.waiting.append(Resolution("h1", ResolveMode.SETTLE, admission.account_ids, 20))
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (20, 0)
+    assert "h1 is left to its lease" in caplog.text
+
+
+async def hand_over(worker: Worker, admission: Admission, cost: int = 5, amount: int = 25) -> bool:
+    following = NextHold("h2", amount)
+    return await worker.service.hand_over(
+        admission, following, cost_nano=cost, basis=Basis.EXACT, detail=b"{}"
+    )
+
+
+async def test_the_next_attempt_is_held_out_of_the_first(worker: Worker) -> None:
+    admission = await worker.hold("h1")
+    assert await hand_over(worker, admission)
+    assert worker.service.open_holds == {"h2"}
+    assert await worker.balance() == (5, 25)
+
+
+async def test_an_attempt_that_cost_nothing_is_voided_as_it_hands_over(worker: Worker) -> None:
+    admission = await worker.hold("h1")
+    assert await hand_over(worker, admission, cost=0, amount=30)
+    assert await worker.status("h1") is HoldStatus.VOIDED
+    assert await worker.balance() == (0, 30)
+
+
+async def test_a_hold_that_has_ended_hands_nothing_over(worker: Worker) -> None:
+    admission = await worker.hold("h1")
+    worker.clock.at_ms += 60_000
+    assert await worker.service.sweep() == 1
+    assert not await hand_over(worker, admission)
+    assert worker.service.open_holds == set()
+    assert await worker.balance() == (5, 0)
+
+
+@pytest.mark.parametrize("fault", ["request", "reply", "late"])
+async def test_a_hand_over_that_got_lost_ends_the_first_and_holds_nothing(worker: Worker, fault: str) -> None:
+    admission = await worker.hold("h1")
+    worker.line.faults = [fault]
+    with pytest.raises(StoreUnavailable):
+        await hand_over(worker, admission)
+    assert await worker.service.flush() == 0
+    await worker.line.deliver()
+    assert await worker.balance() == (5, 0)
+    assert await worker.status("h2") is HoldStatus.VOIDED
+
+
+async def test_a_hand_over_whose_caller_goes_away_holds_nothing(worker: Worker) -> None:
+    admission = await worker.hold("h1")
+    worker.line.faults = ["hang"]
+    task = asyncio.create_task(hand_over(worker, admission))
+    await until(lambda: "h2" in worker.memory.holds)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (5, 0)
+
+
+async def test_spend_from_outside_is_posted_once_to_every_account(worker: Worker) -> None:
+    worker.book.put(Budget("t", TEAM, 100, cadence="total"))
+    for applied in (True, False):
+        posted = await worker.service.post("wh1", [BOT, TEAM], 90, Basis.WEBHOOK, b"{}")
+        assert (posted.applied, posted.balances) == (applied, ((90, 0), (90, 0)))
+    assert [e["to"] for e in worker.memory.log if e["type"] == "state"] == ["1", "1"]
+
+
+async def test_a_true_up_corrects_what_is_remembered(worker: Worker) -> None:
+    assert await worker.service.true_up("h1", 5, b"{}") is None
+    await worker.settle(await worker.hold("h1"), 20)
+    corrected = await worker.service.true_up("h1", 25, b"{}")
+    assert corrected is not None
+    assert (corrected.delta_nano, await worker.balance()) == (5, (25, 0))
+    again = await worker.service.true_up("h1", 99, b"{}")
+    assert again is not None
+    assert not again.applied
+
+
+async def test_renewed_leases_outlive_the_first_one(worker: Worker) -> None:
+    await worker.hold("h1")
+    for _ in range(5):
+        worker.clock.at_ms += 8_000
+        await worker.service.renew()
+        assert await worker.service.sweep() == 0
+    assert await worker.balance() == (0, 30)
+
+
+async def test_a_hold_that_ended_elsewhere_is_renewed_no_more(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    admission = await worker.hold("h1")
+    await worker.memory.resolve(Resolution("h1", ResolveMode.VOID, admission.account_ids))
+    await worker.service.renew()
+    assert worker.service.open_holds == set()
+    assert "ended while its call was still running" in caplog.text
+
+
+async def test_any_worker_expires_the_holds_of_a_dead_one_once(worker: Worker) -> None:
+    await worker.hold("h1")
+    await worker.hold("h2", 20)
+    worker.clock.at_ms += 9_000
+    assert await worker.service.sweep(limit=1) == 1
+    assert await worker.service.sweep() == 1
+    assert await worker.service.sweep() == 0
+    assert await worker.balance() == (50, 0)
+    assert [(e["basis"], e["detail"]) for e in worker.memory.log if e["type"] == "expire"] == [
+        ("unconfirmed", '{"x":1}')
+    ] * 2
+    assert await worker.memory.find("h1") == FoundHold(HoldStatus.EXPIRED, (ID,), 30, 30)
+
+
+async def test_a_cost_above_the_hold_is_reported(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    await worker.settle(await worker.hold("h1"), 45)
+    assert await worker.balance() == (45, 0)
+    assert "15 nano-dollars more" in caplog.text
+
+
+async def test_a_worker_that_runs_renews_flushes_and_sweeps(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its first turn finds the store away; the next one does all that is due."""
+    caplog.set_level(logging.WARNING)
+    await worker.hold("mine", 10)
+    await worker.hold("left", 20)
+    worker.service.open_holds.discard("left")
+    worker.service.waiting.append(Resolution("other", ResolveMode.POST, (ID,), 7))
+    worker.line.away = True
+    running = asyncio.create_task(worker.service.run())
+    await asyncio.sleep(0)  # it looks at the clock
+    worker.clock.at_ms += 9_000
+    await until(lambda: "the store is away" in caplog.text)
+    worker.line.away = False
+    await until(lambda: worker.kinds() == ["post", "expire"])
+    assert await worker.balance() == (27, 10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
