@@ -2,8 +2,8 @@
 
 Failure policy: a reserve that can't reach the store refuses the call (`StoreUnavailable`) and leaves a void behind,
 so that a reserve which arrives late can't hold money for a call that was never made. A resolution that can't reach
-the store waits here and is tried again; if this worker dies first, the lease ends and the whole hold is posted,
-unconfirmed.
+the store waits in the journal on disk and is tried again, by the next worker if this one dies. A hold that nobody
+settles is posted in full when its lease ends, unconfirmed.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from budget.book import BudgetBook
+from budget.journal import Journal
 from budget.model import (
     UNAFFECTED,
     AccountTerms,
@@ -87,6 +88,7 @@ class BudgetService:
     refresh: reads the snapshot again into `book`; called when the store says that it is stale.
     owner: names this worker in its holds.
     lease_ms: how long a hold outlives its worker; renewed at a third of it.
+    journal: where settlements wait for a store that is away; None keeps them in memory only.
     """
 
     store: BudgetStore
@@ -97,6 +99,7 @@ class BudgetService:
     owner: str
     lease_ms: int = 30_000
     open_holds: set[str] = field(default_factory=set)
+    journal: Journal | None = None
     waiting: list[Resolution] = field(default_factory=list)
 
     async def reserve(
@@ -165,9 +168,13 @@ class BudgetService:
         finally:
             self.open_holds.discard(admission.hold.id)
 
-    async def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> Settlement | None:
+    async def settle(
+        self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes
+    ) -> Settlement | None:
         """Post what the call cost and release its hold. None: the store is away, and it will be done later."""
-        resolution = Resolution(admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail)
+        resolution = Resolution(
+            admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail
+        )
         return await self._resolve(resolution)
 
     async def void(self, admission: Admission, detail: bytes) -> Settlement | None:
@@ -254,7 +261,9 @@ class BudgetService:
             self._wait(resolution)  # sending it twice has one effect
             raise
         if settlement.overage_nano:
-            log.warning("hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano)
+            log.warning(
+                "hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano
+            )
         return settlement
 
     def _wait(self, resolution: Resolution) -> None:
@@ -262,6 +271,13 @@ class BudgetService:
             log.error("too many settlements wait for the store; %s is left to its lease", resolution.hold_id)
             return
         self.waiting.append(resolution)
+        if self.journal:
+            self.journal.add(resolution)
+
+    def resume(self) -> None:
+        """Take over what dead workers left in their journals."""
+        if self.journal:
+            self.waiting.extend(self.journal.take_over())
 
     async def flush(self) -> int:
         """Try the waiting resolutions again, in order; returns how many still wait."""
@@ -273,7 +289,9 @@ class BudgetService:
                 break
             except InvalidInput as error:  # it would stand in the way of all others for ever
                 log.error("hold %s is left to its lease: %s", resolution.hold_id, error.message)
-            self.waiting.remove(resolution)
+            del self.waiting[0]
+        if not self.waiting and self.journal:
+            self.journal.clear()
         return len(self.waiting)
 
     async def renew(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 
 from budget.book import BudgetBook
 from budget.connect import connect
+from budget.journal import Journal
 from budget.redis_store import RedisBudgetStore
 from budget.service import BudgetService
 from core.clock import SystemClock
@@ -86,6 +88,8 @@ class Worker:
         with contextlib.suppress(StoreUnavailable):
             await self.snapshot.refresh()
         tasks = [asyncio.create_task(self.snapshot.watch()), asyncio.create_task(self.budgets.run())]
+        for task in tasks:
+            task.add_done_callback(_stop_if_failed)
         try:
             yield
         finally:
@@ -94,9 +98,18 @@ class Worker:
             await asyncio.gather(*tasks, return_exceptions=True)
             left = await self.budgets.flush()
             if left:
-                log.error("%d settlements did not reach the store; their holds will expire", left)
+                log.error("%d settlements have not reached the store; the next worker will bring them", left)
+            if self.budgets.journal:
+                self.budgets.journal.close()
             await self.upstreams.close()
             await self.store.close()
+
+
+def _stop_if_failed(task: "asyncio.Task[None]") -> None:
+    """Without its background work a worker would lose its leases: it stops, and the supervisor starts another."""
+    if not task.cancelled() and task.exception():
+        log.critical("the worker's background work failed and the worker stops", exc_info=task.exception())
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
@@ -116,7 +129,9 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
         refresh=snapshot.refresh,
         owner=f"{os.uname().nodename}:{os.getpid()}:{ids.new('wrk')}",
         lease_ms=round(settings.lease_s * 1000),
+        journal=Journal(settings.data_dir / "journal", ids.new("wrk")),
     )
+    budgets.resume()
     upstreams, health = Upstreams(routes, clock), Health(clock)
     worker = Worker(settings, store, snapshot, budgets, upstreams, health)
     planner = Planner(routes, prices, book, health)

@@ -28,7 +28,7 @@ class Upstreams:
         if endpoint.kind == "anthropic":
             from routing.adapters.anthropic import Anthropic
 
-            return Anthropic(endpoint)
+            return Anthropic(endpoint, self._clock)
         if endpoint.kind == "litellm":
             from routing.adapters.litellm_sdk import LiteLLM  # heavy, and an extra: loaded only where it is used
 

@@ -19,7 +19,7 @@ class FlakyStore:
 
     faults: what happens to the next calls of `reserve` and `resolve`, one entry per call:
         ``request`` it never arrives; ``reply`` it is done but the answer is lost; ``late`` it arrives when
-        `deliver` is called; ``hang`` it is done and the answer never comes; ``ok``.
+        `deliver` is called; ``hang`` it is done and the answer never comes; ``stuck`` it stays on the line; ``ok``.
     away: every call fails.
     """
 
@@ -43,6 +43,8 @@ class FlakyStore:
         if fault == "late":
             self.on_their_way.append(call)
             raise StoreUnavailable("no answer in time")
+        if fault == "stuck":
+            await asyncio.Event().wait()
         answer = await call()
         if fault == "hang":
             await asyncio.Event().wait()

@@ -215,11 +215,12 @@ async def test_a_void_waits_for_the_store(worker: Worker) -> None:
     assert await worker.balance() == (0, 0)
 
 
-async def test_a_settlement_whose_caller_goes_away_is_done(worker: Worker) -> None:
+@pytest.mark.parametrize("fault", ["hang", "stuck"])
+async def test_a_settlement_whose_caller_goes_away_is_done(worker: Worker, fault: str) -> None:
     admission = await worker.hold("h1")
-    worker.line.faults = ["hang"]
+    worker.line.faults = [fault]
     task = asyncio.create_task(worker.service.settle(admission, 20, Basis.EXACT, b"{}"))
-    await until(lambda: worker.memory.holds["h1"].status is HoldStatus.SETTLED)
+    await until(lambda: not worker.line.faults)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -1,6 +1,7 @@
 """Random lives of accounts and holds, on the memory store and on Valkey in lockstep: they must agree on everything.
 
-Expiry is driven by leases that are over at once or never, so that the two clocks can't disagree.
+Expiry is driven by leases that are over at once or never, so that the two clocks can't disagree. A failure is
+printed as it was found, because shrinking one takes minutes; add `Phase.shrink` for a shorter one.
 """
 
 import asyncio
@@ -10,9 +11,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from budget.connect import StoreClient, close, connect
 from budget.memory_store import MemoryBudgetStore
@@ -86,7 +94,9 @@ class Lockstep(RuleBasedStateMachine):
         self.accounts[index] = account(index, limit)
 
     @rule(
-        target=ids, options=st.lists(candidates, min_size=1, max_size=3), lease_ms=st.sampled_from([0, NEVER_MS])
+        target=ids,
+        options=st.lists(candidates, min_size=1, max_size=3),
+        lease_ms=st.sampled_from([0, NEVER_MS]),
     )
     def reserve_anew(self, options: list[Candidate], lease_ms: int) -> str:
         self._reserve(hold_id := self.new_id(), options, lease_ms)
@@ -192,5 +202,12 @@ def lockstep() -> Iterator[Callable[[], Lockstep]]:
 
 def test_the_scripts_do_what_the_specification_does(lockstep: Callable[[], Lockstep]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call] # hypothesis does not annotate it
-        lockstep, settings=settings(max_examples=100, stateful_step_count=40, deadline=None, print_blob=True)
+        lockstep,
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=40,
+            deadline=None,
+            print_blob=True,
+            phases=(Phase.reuse, Phase.generate),
+        ),
     )

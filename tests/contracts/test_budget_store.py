@@ -331,9 +331,7 @@ async def test_three_hundred_at_once_hold_no_more_than_there_is(store: Store) ->
 
 async def test_spend_from_outside_counts_against_the_budget(store: Store) -> None:
     account = terms(limit=100)
-    posted = await end(
-        store, ResolveMode.POST, "wh_1", [account], 85, basis=Basis.WEBHOOK, with_terms=True
-    )
+    posted = await end(store, ResolveMode.POST, "wh_1", [account], 85, basis=Basis.WEBHOOK, with_terms=True)
     assert (posted.applied, posted.delta_nano, posted.balances) == (True, 85, ((85, 0),))
     assert [(e["from"], e["to"], e["cause"]) for e in await events(store, "state")] == [("0", "1", "wh_1")]
     assert await store.current_accounts(wall_ms()) == [account.id]

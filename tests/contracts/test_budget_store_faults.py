@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from redis.asyncio import RedisCluster
@@ -121,6 +123,14 @@ async def test_a_full_server_admits_nothing_and_keeps_all(
     await assert_all_is_well(broken_store)
 
 
+@pytest.mark.parametrize(
+    "script", sorted(files("budget").joinpath("lua").iterdir(), key=str), ids=lambda p: p.name
+)
+def test_every_script_is_refused_as_a_whole_by_a_full_server(script: Path) -> None:
+    """Only of a script that declares its engine does a server know that before the first write."""
+    assert script.read_text().startswith("#!lua\n")
+
+
 async def test_a_replica_admits_nothing_and_keeps_all(
     server: RunningServer, broken_store: RedisBudgetStore
 ) -> None:
@@ -162,7 +172,13 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(server_store: Red
 @pytest.mark.parametrize("verb", ["find", "due", "balances", "current_accounts", "changes_since", "events"])
 async def test_any_verb_may_be_a_clients_first(cluster_url: str, verb: str) -> None:
     store = RedisBudgetStore(connect(cluster_url), namespace=f"first-{verb}")
-    arguments = {"find": ["h"], "due": [1], "balances": [["a"]], "current_accounts": [0], "changes_since": [0]}
+    arguments = {
+        "find": ["h"],
+        "due": [1],
+        "balances": [["a"]],
+        "current_accounts": [0],
+        "changes_since": [0],
+    }
     assert not (await getattr(store, verb)(*arguments.get(verb, []))) or verb in ("balances", "changes_since")
     await store.close()
 

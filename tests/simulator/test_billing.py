@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from support.simulated import Simulated, running_simulator
+from tests.support.simulated import Simulated, running_simulator
 
 DBRX = "databricks-dbrx-instruct"
 CALL = f"/serving-endpoints/{DBRX}/invocations"

@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.simulated import Simulated, running_simulator
+from tests.support.simulated import Simulated, running_simulator
 
 from core.errors import InvalidInput
 from simulator.auth import Doorkeeper, OAuthError

@@ -7,7 +7,7 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import NotFound, PermissionDenied
 from databricks.sdk.service.serving import ChatMessage, ChatMessageRole
-from support.simulated import Simulated, running_simulator
+from tests.support.simulated import Simulated, running_simulator
 
 DBRX = "databricks-dbrx-instruct"
 GTE = "databricks-gte-large-en"
