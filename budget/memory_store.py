@@ -79,9 +79,7 @@ class MemoryBudgetStore:
         for terms, balance in zip(request.accounts, balances, strict=True):
             if terms.id in self.accounts or balance.state != 0:
                 account = self.accounts.setdefault(terms.id, _Account())
-                account.terms = (
-                    terms  # also when nothing is held: settlements of older holds are judged by them
-                )
+                account.terms = terms  # also when nothing is held: settlements of older holds are judged by them
                 self._enter(account, terms, request.hold_id, "limits")
         if isinstance(verdict, Refusal):
             self.refusals.append(verdict)
@@ -129,9 +127,7 @@ class MemoryBudgetStore:
         for account_id in on if was_held or delta_nano or terms_of else ():
             account = self.accounts.setdefault(account_id, _Account())
             account.terms = terms_of.get(account_id, account.terms)
-            account.held_nano += (following.amount_nano if following else 0) - (
-                hold.amount_nano if was_held else 0
-            )
+            account.held_nano += (following.amount_nano if following else 0) - (hold.amount_nano if was_held else 0)
             account.spent_nano += delta_nano
             if account.terms and delta_nano:
                 self._enter(account, account.terms, resolution.hold_id, "spend")
@@ -211,9 +207,7 @@ class MemoryBudgetStore:
         rows = sorted((v, k, i, t) for (k, i), (v, t) in self.documents.items() if v > floor)
         return self.version, [Change(k, i, t, v) for v, k, i, t in rows]
 
-    async def put(
-        self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None
-    ) -> int:
+    async def put(self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None) -> int:
         """Write or delete a document; returns the new version."""
         version, present = self.documents.get((kind, document_id), (0, None))
         if expected is not None and (version if present is not None else 0) != expected:
@@ -240,8 +234,7 @@ class MemoryBudgetStore:
     def _read(self, accounts: tuple[AccountTerms, ...]) -> tuple[Balance, ...]:
         rows = [self.accounts.get(t.id, _Account()) for t in accounts]
         return tuple(
-            Balance(a.spent_nano, a.held_nano, t.state_at(a.spent_nano))
-            for t, a in zip(accounts, rows, strict=True)
+            Balance(a.spent_nano, a.held_nano, t.state_at(a.spent_nano)) for t, a in zip(accounts, rows, strict=True)
         )
 
     def _pairs(self, account_ids: Sequence[str]) -> tuple[tuple[int, int], ...]:

@@ -142,9 +142,7 @@ class RedisBudgetStore:
         """Holds whose lease is over by the store's clock, oldest first."""
         seconds, micros = await self._command("TIME", self.key("leases"))
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        ids = await self._command(
-            "ZRANGEBYSCORE", self.key("leases"), "-inf", str(now_ms), "LIMIT", "0", str(limit)
-        )
+        ids = await self._command("ZRANGEBYSCORE", self.key("leases"), "-inf", str(now_ms), "LIMIT", "0", str(limit))
         due = []
         for hold_id in ids:
             accounts = await self._command("HGET", self.key("hold", hold_id.decode()), "accounts")
@@ -188,9 +186,7 @@ class RedisBudgetStore:
         # A document may have changed again between the two reads; the version read first makes it come again.
         return newest, changes
 
-    async def put(
-        self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None
-    ) -> int:
+    async def put(self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None) -> int:
         """Write or delete a document; returns the new version."""
         keys = [self.key(k) for k in ("version", "documents", "changed", "events")]
         args: list[str | bytes] = [f"{kind}:{document_id}", "delete" if text is None else "put", text or b""]
@@ -226,7 +222,7 @@ class RedisBudgetStore:
         """One raw command; `key` routes it to its node on a cluster (TIME takes none, but must ask that node)."""
         try:
             if name != "TIME":
-                return await self._client.execute_command(name, key, *args)  # type: ignore[no-untyped-call]
+                return await self._client.execute_command(name, key, *args)
             if isinstance(self._client, Redis):
                 return await self._client.execute_command("TIME")  # type: ignore[no-untyped-call]
             await self._client.initialize()  # a cluster's slots are not known before
@@ -268,9 +264,7 @@ def _read_reserve(request: ReserveRequest, reply: list[bytes]) -> Hold | Refusal
         return StaleSnapshot(int(reply[1]))
     if head == b"skew":
         off_s = (int(reply[1]) - request.now_ms) / 1000
-        raise StoreUnavailable(
-            f"this worker's clock is {off_s:.1f} s off the store's; at most 5 s are allowed"
-        )
+        raise StoreUnavailable(f"this worker's clock is {off_s:.1f} s off the store's; at most 5 s are allowed")
     if head == b"resolved":
         raise Conflict(f"the hold {request.hold_id} has ended already ({reply[1].decode()})")
     numbers = [int(n) for n in reply[4:]]

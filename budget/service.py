@@ -168,13 +168,9 @@ class BudgetService:
         finally:
             self.open_holds.discard(admission.hold.id)
 
-    async def settle(
-        self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes
-    ) -> Settlement | None:
+    async def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> Settlement | None:
         """Post what the call cost and release its hold. None: the store is away, and it will be done later."""
-        resolution = Resolution(
-            admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail
-        )
+        resolution = Resolution(admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail)
         return await self._resolve(resolution)
 
     async def void(self, admission: Admission, detail: bytes) -> Settlement | None:
@@ -261,9 +257,7 @@ class BudgetService:
             self._wait(resolution)  # sending it twice has one effect
             raise
         if settlement.overage_nano:
-            log.warning(
-                "hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano
-            )
+            log.warning("hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano)
         return settlement
 
     def _wait(self, resolution: Resolution) -> None:
@@ -289,7 +283,8 @@ class BudgetService:
                 break
             except InvalidInput as error:  # it would stand in the way of all others for ever
                 log.error("hold %s is left to its lease: %s", resolution.hold_id, error.message)
-            del self.waiting[0]
+            if self.waiting and self.waiting[0] is resolution:  # another flush may have been faster
+                del self.waiting[0]
         if not self.waiting and self.journal:
             self.journal.clear()
         return len(self.waiting)

@@ -4,15 +4,18 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import ConfigError
 from routing.model import Endpoint, Model, ModelRole, Routes
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
+#: What can stand in an HTTP header; a line break that was pasted along can't.
+_CREDENTIAL = re.compile(r"[\x21-\x7e]*")
 
 
 class _Strict(BaseModel):
@@ -48,6 +51,12 @@ class ModelSpec(_Strict):
     tool_template_tokens: Annotated[int, Field(ge=0, le=100_000)] = 512
     max_tokens_per_image: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
+    @model_validator(mode="after")
+    def _default_within_limit(self) -> "ModelSpec":
+        if self.default_max_tokens > self.max_output_tokens:
+            raise ValueError("default_max_tokens must not be above max_output_tokens")
+        return self
+
 
 class RoutesSpec(_Strict):
     """The whole file. prices: as in the price book's file; read by another package."""
@@ -78,7 +87,10 @@ def load_routes(text: str, *, source: str, environment: Mapping[str, str]) -> Ro
         )
         for m in spec.models
     ]
-    return Routes(models, endpoints)
+    try:
+        return Routes(models, endpoints)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error.message}") from None
 
 
 def prices_in(text: str) -> list[dict[str, Any]]:
@@ -88,15 +100,34 @@ def prices_in(text: str) -> list[dict[str, Any]]:
 
 def _parse(text: str, source: str) -> RoutesSpec:
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {error}") from None
+        data = yaml.load(text, _UniqueKeys)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        # Without the lines around it, which PyYAML would quote: they may hold a key.
+        line = "" if error.problem_mark is None else f" (line {error.problem_mark.line + 1})"
+        raise ConfigError(f"{source} is not YAML: {error.problem}{line}") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"{source} is not YAML: it holds a character that YAML does not allow") from None
     try:
         return RoutesSpec.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ConfigError(f"{source}: {field}: {first['msg']}") from None
+        raise ConfigError(f"{source}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value} is there twice", key_node.start_mark
+                )
+            if isinstance(key_node, yaml.ScalarNode):
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
 
 
 def _endpoint(name: str, spec: EndpointSpec, source: str, environment: Mapping[str, str]) -> Endpoint:
@@ -107,18 +138,32 @@ def _endpoint(name: str, spec: EndpointSpec, source: str, environment: Mapping[s
                 raise ConfigError(f"{source}: endpoints.{name}.{field} needs {match[1]} in the environment")
             return given
 
-        return _VARIABLE.sub(value, getattr(spec, field)).strip()
+        text: str = getattr(spec, field)
+        if "${" in _VARIABLE.sub("", text):
+            raise ConfigError(f"{source}: endpoints.{name}.{field} must name variables as ${{NAME}} or ${{NAME:-text}}")
+        return _VARIABLE.sub(value, text).strip()
+
+    def fill_credential(field: str) -> str:
+        text = fill(field)
+        if not _CREDENTIAL.fullmatch(text):
+            raise ConfigError(
+                f"{source}: endpoints.{name}.{field} holds a space, a line break or a non-ASCII character"
+            )
+        return text
 
     base_url = fill("base_url").rstrip("/")
-    if spec.kind != "litellm" and not base_url.startswith(("http://", "https://")):
-        raise ConfigError(f"{source}: endpoints.{name}.base_url must begin with http:// or https://")
+    if base_url or spec.kind != "litellm":
+        _check_url(f"{source}: endpoints.{name}.base_url", base_url)
     if spec.kind == "databricks":
         base_url = base_url.removesuffix("/serving-endpoints")
-    api_key, client_id, client_secret = fill("api_key"), fill("client_id"), fill("client_secret")
+    api_key, client_id = fill_credential("api_key"), fill_credential("client_id")
+    client_secret = fill_credential("client_secret")
     if bool(client_id) != bool(client_secret):
         raise ConfigError(f"{source}: endpoints.{name} needs client_id and client_secret together")
     if spec.kind == "databricks" and not api_key and not client_id:
         raise ConfigError(f"{source}: endpoints.{name} needs api_key, or client_id and client_secret")
+    if spec.kind == "anthropic" and not api_key:
+        raise ConfigError(f"{source}: endpoints.{name} needs api_key")
     return Endpoint(
         name=name,
         kind=spec.kind,
@@ -130,3 +175,15 @@ def _endpoint(name: str, spec: EndpointSpec, source: str, environment: Mapping[s
         connect_timeout_s=spec.connect_timeout_s,
         max_connections=spec.max_connections,
     )
+
+
+def _check_url(where: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname and (parts.port or True)  # `port` raises on nonsense
+    except ValueError:
+        raise ConfigError(f"{where} must be a URL") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"{where} must begin with http:// or https:// and name a host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(f"{where} must hold no credentials, query or fragment")

@@ -117,9 +117,9 @@ def convert_usage(usage: object) -> dict[str, Any] | None:
         return None
     read = usage.get("cache_read_input_tokens") or 0
     written = usage.get("cache_creation_input_tokens") or 0
-    sent, generated = usage.get("input_tokens"), usage.get("output_tokens")
-    counts = (sent, generated, read, written)
-    if any(isinstance(c, bool) or not isinstance(c, int) for c in counts):
+    sent: Any = usage.get("input_tokens")
+    generated: Any = usage.get("output_tokens")
+    if any(isinstance(c, bool) or not isinstance(c, int) for c in (sent, generated, read, written)):
         return None
     prompt = sent + read + written
     return {

@@ -1,6 +1,9 @@
 """The adapter of each endpoint, made when it is first needed."""
 
+from importlib.util import find_spec
+
 from core.clock import Clock
+from core.errors import ConfigError
 from routing.adapters.databricks import Databricks
 from routing.adapters.openai_compatible import OpenAICompatible
 from routing.model import Endpoint, Model, Routes
@@ -8,12 +11,19 @@ from routing.upstream import Upstream
 
 
 class Upstreams:
-    """Adapters by endpoint."""
+    """Adapters by endpoint.
+
+    Raises:
+        ConfigError: an endpoint needs the litellm SDK, which is not installed. Said at the start: the first call
+            that needed it would be too late, as its money is held by then.
+    """
 
     def __init__(self, routes: Routes, clock: Clock) -> None:
         self._routes = routes
         self._clock = clock
         self._by_endpoint: dict[str, Upstream] = {}
+        if any(e.kind == "litellm" for e in routes.endpoints.values()) and find_spec("litellm") is None:
+            raise ConfigError("the routes have an endpoint of kind litellm: pip install 'spendgate[litellm]'")
 
     def for_model(self, model: Model) -> Upstream:
         """The adapter that reaches a model."""

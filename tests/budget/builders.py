@@ -87,13 +87,9 @@ def ask(
     )
 
 
-async def held(
-    store: Store, hold_id: str, amount: int, *accounts: AccountTerms, lease_ms: int = 3_600_000
-) -> Hold:
+async def held(store: Store, hold_id: str, amount: int, *accounts: AccountTerms, lease_ms: int = 3_600_000) -> Hold:
     """Hold an amount on all these accounts; it must fit."""
-    verdict = await store.reserve(
-        ask(hold_id, accounts, fixed(amount, "1" * len(accounts)), lease_ms=lease_ms)
-    )
+    verdict = await store.reserve(ask(hold_id, accounts, fixed(amount, "1" * len(accounts)), lease_ms=lease_ms))
     assert isinstance(verdict, Hold), verdict
     return verdict
 

@@ -19,7 +19,8 @@ class FlakyStore:
 
     faults: what happens to the next calls of `reserve` and `resolve`, one entry per call:
         ``request`` it never arrives; ``reply`` it is done but the answer is lost; ``late`` it arrives when
-        `deliver` is called; ``hang`` it is done and the answer never comes; ``stuck`` it stays on the line; ``ok``.
+        `deliver` is called; ``hang`` it is done and the answer never comes; ``stuck`` it stays on
+        the line; ``ok``.
     away: every call fails.
     """
 
@@ -38,6 +39,7 @@ class FlakyStore:
 
     async def _through(self, call: Callable[[], Awaitable[T]]) -> T:
         fault = self.faults.pop(0) if self.faults else "ok"
+        await asyncio.sleep(0)  # others run while this is on the line
         if self.away or fault == "request":
             raise StoreUnavailable("away")
         if fault == "late":

@@ -35,9 +35,7 @@ def test_an_exact_key_wins_over_the_wildcard_of_its_cadence_only() -> None:
 
 
 def test_several_budgets_may_watch_one_scope() -> None:
-    book = BudgetBook(
-        [BOT_DAY, replace(BOT_DAY, id="bot-day-2"), replace(BOT_DAY, id="bot-w", cadence="weekly")]
-    )
+    book = BudgetBook([BOT_DAY, replace(BOT_DAY, id="bot-day-2"), replace(BOT_DAY, id="bot-w", cadence="weekly")])
     assert ids(book, BOT) == ["bot-day", "bot-day-2", "bot-w"]
 
 

@@ -36,9 +36,7 @@ policies = st.builds(
     allow_smaller_max_tokens=st.booleans(),
     min_output_tokens=st.integers(1, 1_000_000),
 )
-top_ups = st.builds(
-    TopUp, names, names, st.none() | names, st.integers(1, MAX_LIMIT_NANO), times_ms, names, times_ms
-)
+top_ups = st.builds(TopUp, names, names, st.none() | names, st.integers(1, MAX_LIMIT_NANO), times_ms, names, times_ms)
 resets = st.builds(Reset, names, st.none() | names, names, times_ms)
 budgets = st.builds(
     Budget,

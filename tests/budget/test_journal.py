@@ -1,5 +1,6 @@
 """The journal: what waits is on disk, once, and another worker finds it."""
 
+import os
 from pathlib import Path
 
 from budget.journal import Journal
@@ -7,16 +8,12 @@ from budget.model import Basis, Resolution, ResolveMode
 
 
 def resolution(number: int, cost_nano: int = 5) -> Resolution:
-    detail = b"{\"x\":\"\xc3\xa9\"}"
-    return Resolution(
-        f"hld_{number}", ResolveMode.SETTLE, ("b:p:ä k",), cost_nano, Basis.ESTIMATED, detail)
-    )
+    detail = b'{"x":"\xc3\xa9"}'
+    return Resolution(f"hld_{number}", ResolveMode.SETTLE, ("b:p:ä k",), cost_nano, Basis.ESTIMATED, detail)
 
 
 def crash(journal: Journal) -> None:
     """The process is gone: its lock too, its file stays."""
-    import os
-
     os.close(journal._file)
 
 

@@ -56,9 +56,7 @@ def cases(draw: st.DrawFn) -> Case:
         tokens = draw(st.integers(0, 40))
         watched = draw(st.text("-011", min_size=count, max_size=count))
         out_pico = draw(st.sampled_from([0, 1, 400, 1000, 3000]))
-        candidates.append(
-            Candidate("m", draw(prices), out_pico, tokens, draw(st.integers(0, tokens)), watched)
-        )
+        candidates.append(Candidate("m", draw(prices), out_pico, tokens, draw(st.integers(0, tokens)), watched))
     return tuple(accounts), tuple(balances), tuple(candidates)
 
 
@@ -112,10 +110,7 @@ def test_an_answer_is_shortened_only_as_far_as_needed(case: Case) -> None:
         return
     candidate = candidates[choice.candidate]
     if choice.tokens < candidate.tokens:
-        room = min(
-            accounts[i].hard_nano - balances[i].spent_nano - balances[i].held_nano
-            for i in watching(candidate)
-        )
+        room = min(accounts[i].hard_nano - balances[i].spent_nano - balances[i].held_nano for i in watching(candidate))
         assert candidate.ceiling_nano(choice.tokens + 1) > room
 
 
@@ -132,7 +127,7 @@ def test_waiting_is_advised_exactly_if_it_would_help(case: Case) -> None:
 
 @given(cases())
 def test_a_refusal_is_true_of_the_account_that_it_names(case: Case) -> None:
-    accounts, balances, candidates = case
+    accounts, balances, _ = case
     verdict = decide(*case)
     if isinstance(verdict, Choice):
         return
@@ -166,9 +161,7 @@ hard_caps = st.decimals(1, 100, places=2)
 
 
 @given(limits, soft_caps, hard_caps, st.integers(1, 10**9), st.integers(0, 10**14))
-def test_states_are_thresholds_of_spend(
-    limit: int, soft: Decimal, hard: Decimal, smallest: int, spent: int
-) -> None:
+def test_states_are_thresholds_of_spend(limit: int, soft: Decimal, hard: Decimal, smallest: int, spent: int) -> None:
     budget = Budget("b", Scope("agent", "*"), limit, policy=Policy(soft, hard))
     account = account_terms(budget, Scope("agent", "bot"), NOON_MS, smallest)
     state = account.state_at(spent)

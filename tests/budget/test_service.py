@@ -110,7 +110,8 @@ async def test_a_refusal_is_an_answer(worker: Worker) -> None:
     refused = await worker.try_hold("h1", fixed(121))
     assert isinstance(refused, Refused)
     assert refused.refusal.code is RefusalCode.EXCEEDED
-    assert (worker.service.open_holds, worker.service.waiting) == (set(), [])
+    assert not worker.service.open_holds
+    assert not worker.service.waiting
 
 
 async def test_old_budgets_are_read_again_and_asked_again(worker: Worker) -> None:
@@ -137,7 +138,7 @@ async def test_a_reserve_that_got_lost_once_gives_one_hold(worker: Worker, fault
     worker.line.faults = [fault]
     await worker.hold("h1")
     assert await worker.balance() == (0, 30)
-    assert worker.service.waiting == []
+    assert not worker.service.waiting
 
 
 @pytest.mark.parametrize("faults", [["request", "request"], ["reply", "reply"], ["request", "reply"]])
@@ -241,6 +242,30 @@ async def test_those_that_wait_go_in_order_until_the_store_fails_again(worker: W
     assert await worker.balance() == (15, 0)
 
 
+async def test_two_flushes_at_once_forget_nothing(worker: Worker) -> None:
+    admissions = [await worker.hold(f"h{i}", 10) for i in range(5)]
+    worker.line.away = True
+    for admission in admissions:
+        await worker.settle(admission, 5)
+    worker.line.away = False
+    await asyncio.gather(worker.service.flush(), worker.service.flush())
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (25, 0)
+
+
+async def test_a_settlement_that_comes_while_others_are_flushed_is_kept(worker: Worker) -> None:
+    first, second = await worker.hold("h1", 10), await worker.hold("h2", 10)
+    worker.line.faults = ["request"]
+    await worker.settle(first, 5)
+    flushing = asyncio.create_task(worker.service.flush())
+    await asyncio.sleep(0)
+    worker.line.faults = ["request"]
+    await worker.settle(second, 5)
+    await flushing
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (10, 0)
+
+
 async def test_a_resolution_that_can_never_be_done_does_not_block_the_others(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,9 +279,7 @@ async def test_a_resolution_that_can_never_be_done_does_not_block_the_others(
 
 async def hand_over(worker: Worker, admission: Admission, cost: int = 5, amount: int = 25) -> bool:
     following = NextHold("h2", amount)
-    return await worker.service.hand_over(
-        admission, following, cost_nano=cost, basis=Basis.EXACT, detail=b"{}"
-    )
+    return await worker.service.hand_over(admission, following, cost_nano=cost, basis=Basis.EXACT, detail=b"{}")
 
 
 async def test_the_next_attempt_is_held_out_of_the_first(worker: Worker) -> None:
@@ -334,9 +357,7 @@ async def test_renewed_leases_outlive_the_first_one(worker: Worker) -> None:
     assert await worker.balance() == (0, 30)
 
 
-async def test_a_hold_that_ended_elsewhere_is_renewed_no_more(
-    worker: Worker, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_hold_that_ended_elsewhere_is_renewed_no_more(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     admission = await worker.hold("h1")
     await worker.memory.resolve(Resolution("h1", ResolveMode.VOID, admission.account_ids))
     await worker.service.renew()
@@ -364,9 +385,7 @@ async def test_a_cost_above_the_hold_is_reported(worker: Worker, caplog: pytest.
     assert "15 nano-dollars more" in caplog.text
 
 
-async def test_a_worker_that_runs_renews_flushes_and_sweeps(
-    worker: Worker, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_worker_that_runs_renews_flushes_and_sweeps(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     """Its first turn finds the store away; the next one does all that is due."""
     caplog.set_level(logging.WARNING)
     await worker.hold("mine", 10)

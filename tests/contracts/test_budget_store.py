@@ -58,9 +58,7 @@ async def test_the_first_candidate_that_fits_is_taken(store: Store) -> None:
 @pytest.mark.parametrize(
     ("limit", "tokens", "amount"), [(1010, 100, 1010), (1009, 99, 1000), (210, 20, 210), (219, 20, 210)]
 )
-async def test_an_answer_is_shortened_as_little_as_possible(
-    store: Store, limit: int, tokens: int, amount: int
-) -> None:
+async def test_an_answer_is_shortened_as_little_as_possible(store: Store, limit: int, tokens: int, amount: int) -> None:
     account = terms(limit=limit)
     verdict = await store.reserve(ask("h1", [account], metered(10, 10, 100, 20)))
     assert isinstance(verdict, Hold)

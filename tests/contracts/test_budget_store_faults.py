@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import RedisCluster
@@ -123,17 +124,13 @@ async def test_a_full_server_admits_nothing_and_keeps_all(
     await assert_all_is_well(broken_store)
 
 
-@pytest.mark.parametrize(
-    "script", sorted(files("budget").joinpath("lua").iterdir(), key=str), ids=lambda p: p.name
-)
+@pytest.mark.parametrize("script", sorted(files("budget").joinpath("lua").iterdir(), key=str), ids=lambda p: p.name)
 def test_every_script_is_refused_as_a_whole_by_a_full_server(script: Path) -> None:
     """Only of a script that declares its engine does a server know that before the first write."""
     assert script.read_text().startswith("#!lua\n")
 
 
-async def test_a_replica_admits_nothing_and_keeps_all(
-    server: RunningServer, broken_store: RedisBudgetStore
-) -> None:
+async def test_a_replica_admits_nothing_and_keeps_all(server: RunningServer, broken_store: RedisBudgetStore) -> None:
     with client_of(server) as admin:
         admin.execute_command("REPLICAOF", "127.0.0.1", "1")
         await assert_writes_are_refused_with_nothing_partial(broken_store)
@@ -172,7 +169,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(server_store: Red
 @pytest.mark.parametrize("verb", ["find", "due", "balances", "current_accounts", "changes_since", "events"])
 async def test_any_verb_may_be_a_clients_first(cluster_url: str, verb: str) -> None:
     store = RedisBudgetStore(connect(cluster_url), namespace=f"first-{verb}")
-    arguments = {
+    arguments: dict[str, list[Any]] = {
         "find": ["h"],
         "due": [1],
         "balances": [["a"]],

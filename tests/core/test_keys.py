@@ -43,9 +43,7 @@ def test_a_key_works_in_its_role_only() -> None:
             ring.authenticate(text, role)
 
 
-@pytest.mark.parametrize(
-    "text", [None, "", "sg", "sg_agent_x", "sg_agent__", "Bearer x", "é" * 100, "_" * 10]
-)
+@pytest.mark.parametrize("text", [None, "", "sg", "sg_agent_x", "sg_agent__", "Bearer x", "é" * 100, "_" * 10])
 def test_what_is_no_key_is_not_known(text: str | None) -> None:
     key, _ = make()
     with pytest.raises(Unauthorized):

@@ -117,9 +117,7 @@ def test_calendar_corners(cadence: str, now: str, period_id: str, start: str, en
 
 def test_a_leap_year_is_as_long_as_its_days() -> None:
     start = datetime(2028, 1, 1, tzinfo=UTC)
-    ids = {
-        period_at("daily", "UTC", int((start + timedelta(days=d)).timestamp()) * 1000).id for d in range(366)
-    }
+    ids = {period_at("daily", "UTC", int((start + timedelta(days=d)).timestamp()) * 1000).id for d in range(366)}
     assert len(ids) == 366
     assert all(i.startswith("2028-") for i in ids)
 
@@ -143,9 +141,7 @@ def test_zones(zone: str) -> None:
     assert parse_zone("timeZone", zone) == zone
 
 
-@pytest.mark.parametrize(
-    "zone", ["", "Mars/Base", "../etc/passwd", "/etc/passwd", "Europe", None, 1, "a\0b", "é"]
-)
+@pytest.mark.parametrize("zone", ["", "Mars/Base", "../etc/passwd", "/etc/passwd", "Europe", None, 1, "a\0b", "é"])
 def test_zones_that_are_none(zone: object) -> None:
     with pytest.raises(InvalidInput, match=r"^timeZone "):
         parse_zone("timeZone", zone)

@@ -33,9 +33,7 @@ def test_anything_is_a_scope_or_refused_by_name(scope_type: object, key: object)
     assert ":" not in scope.type
 
 
-@pytest.mark.parametrize(
-    "key", ["a\nb", "a\x00b", "\x1b[0m", "a\u2028b", "\u200b", "\ud800", "", "x" * 257, "*"]
-)
+@pytest.mark.parametrize("key", ["a\nb", "a\x00b", "\x1b[0m", "a\u2028b", "\u200b", "\ud800", "", "x" * 257, "*"])
 def test_keys_that_are_none(key: str) -> None:
     with pytest.raises(InvalidInput, match="scopeKey"):
         parse_scope("scope", "agent", key)
