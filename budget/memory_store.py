@@ -22,7 +22,7 @@ from budget.model import (
     StaleSnapshot,
 )
 from budget.policy import Choice, decide
-from budget.ports import AccountBalance, Change, DueHold, FoundHold
+from budget.ports import AccountBalance, Change, DueHold, FoundHold, OpenHold
 from core.errors import Conflict, InvalidInput, StoreUnavailable
 
 MAX_CLOCK_SKEW_MS = 5_000
@@ -199,6 +199,15 @@ class MemoryBudgetStore:
         ends = {i: a.terms.period.end_ms for i, a in self.accounts.items() if a.terms}
         return sorted(i for i, end_ms in ends.items() if end_ms is None or end_ms > now_ms)
 
+    async def all_accounts(self) -> list[str]:
+        """Ids of every account that is kept."""
+        return sorted(self.accounts)
+
+    async def open_holds(self) -> list[OpenHold]:
+        """Every hold that has not ended."""
+        held = [(i, h) for i, h in self.holds.items() if h.status is HoldStatus.HELD]
+        return [OpenHold(i, h.amount_nano, h.account_ids) for i, h in held]
+
     async def changes_since(self, version: int) -> tuple[int, list[Change]]:
         """(newest version, every document that changed after `version`, in its present form)."""
         floor = version if self.version > version else -1
@@ -228,7 +237,7 @@ class MemoryBudgetStore:
 
     async def events(self, after: str = "-", count: int = 1000) -> list[tuple[str, dict[str, str]]]:
         """Events of money, state and configuration, oldest first."""
-        start = 0 if after == "-" else int(after)
+        start = 0 if after == "-" else int(after.removeprefix("(")) + after.startswith("(")
         return [(str(i), e) for i, e in enumerate(self.log) if i >= start][:count]
 
     def _read(self, accounts: tuple[AccountTerms, ...]) -> tuple[Balance, ...]:

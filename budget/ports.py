@@ -34,6 +34,15 @@ class FoundHold:
     cost_nano: int
 
 
+@dataclass(frozen=True, slots=True)
+class OpenHold:
+    """A hold that has not ended."""
+
+    id: str
+    amount_nano: int
+    account_ids: tuple[str, ...]
+
+
 class BudgetStore(Protocol):
     """Live accounts and holds. Every verb is atomic.
 

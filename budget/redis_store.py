@@ -15,6 +15,7 @@ Layout; every key carries the hash tag ``{namespace}``, so that all accounts of 
 """
 
 import hashlib
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, cast
@@ -38,7 +39,7 @@ from budget.model import (
     Settlement,
     StaleSnapshot,
 )
-from budget.ports import AccountBalance, Change, DueHold, FoundHold
+from budget.ports import AccountBalance, Change, DueHold, FoundHold, OpenHold
 from core.errors import Conflict, InvalidInput, StoreUnavailable
 
 MAX_CLOCK_SKEW_MS = 5_000
@@ -169,6 +170,23 @@ class RedisBudgetStore:
         """Ids of the accounts whose period is not over."""
         ids = await self._command("ZRANGEBYSCORE", self.key("a"), f"({now_ms}", "+inf")
         return [i.decode() for i in ids]
+
+    async def all_accounts(self) -> list[str]:
+        """Ids of every account that is kept; those of periods long over are taken from the index on the way."""
+        gone_ms = time.time_ns() // 1_000_000 - ACCOUNT_KEPT_AFTER_END_MS
+        await self._command("ZREMRANGEBYSCORE", self.key("a"), "-inf", str(gone_ms))
+        ids = await self._command("ZRANGE", self.key("a"), "0", "-1")
+        return [i.decode() for i in ids]
+
+    async def open_holds(self) -> list[OpenHold]:
+        """Every hold that has not ended."""
+        found = []
+        for hold_id in await self._command("ZRANGE", self.key("leases"), "0", "-1"):
+            key = self.key("hold", hold_id.decode())
+            status, amount, accounts = await self._command("HMGET", key, "status", "amount", "accounts")
+            if status == b"held":
+                found.append(OpenHold(hold_id.decode(), int(amount), tuple(accounts.decode().split("\n"))))
+        return found
 
     async def changes_since(self, version: int) -> tuple[int, list[Change]]:
         """(newest version, every document that changed after `version`, in its present form)."""

@@ -1,7 +1,9 @@
 """The command line."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Annotated, TypeVar
 
 import typer
@@ -9,6 +11,7 @@ import typer
 from budget.connect import connect
 from budget.embedded import running_url
 from budget.redis_store import RedisBudgetStore
+from budget.verify import verify
 from core.clock import SystemClock
 from core.errors import ConfigError, SpendgateError
 from core.key_codec import KEY_KIND
@@ -69,6 +72,21 @@ def simulate_databricks(
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+@app.command("verify")
+def verify_books(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Check that balances, open holds and events agree; exit code 1 if they do not."""
+    result = _on_store(verify)
+    if as_json:
+        typer.echo(json.dumps(asdict(result)))
+    else:
+        typer.echo(f"checked {result.accounts} accounts, {result.open_holds} open holds, {result.events} events")
+        for drift in result.drift:
+            typer.echo(f"DRIFT {drift.subject}: {drift.rule}: expected {drift.expected}, found {drift.found}")
+        if not result.drift:
+            typer.echo("no drift: held = open holds, spent = events, no hold released twice")
+    raise typer.Exit(1 if result.drift else 0)
 
 
 @keys.command("create")
