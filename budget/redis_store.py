@@ -15,7 +15,6 @@ Layout; every key carries the hash tag ``{namespace}``, so that all accounts of 
 """
 
 import hashlib
-import time
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, cast
@@ -25,7 +24,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from budget.checks import check_request, check_resolution
-from budget.connect import close
+from budget.connect import ServerReport, check_server, close
 from budget.model import (
     AccountTerms,
     Balance,
@@ -143,6 +142,8 @@ class RedisBudgetStore:
         """Holds whose lease is over by the store's clock, oldest first."""
         seconds, micros = await self._command("TIME", self.key("leases"))
         now_ms = int(seconds) * 1000 + int(micros) // 1000
+        # Accounts expire by themselves; their entries in the index go here, where somebody looks regularly.
+        await self._command("ZREMRANGEBYSCORE", self.key("a"), "-inf", str(now_ms - ACCOUNT_KEPT_AFTER_END_MS))
         ids = await self._command("ZRANGEBYSCORE", self.key("leases"), "-inf", str(now_ms), "LIMIT", "0", str(limit))
         due = []
         for hold_id in ids:
@@ -172,9 +173,7 @@ class RedisBudgetStore:
         return [i.decode() for i in ids]
 
     async def all_accounts(self) -> list[str]:
-        """Ids of every account that is kept; those of periods long over are taken from the index on the way."""
-        gone_ms = time.time_ns() // 1_000_000 - ACCOUNT_KEPT_AFTER_END_MS
-        await self._command("ZREMRANGEBYSCORE", self.key("a"), "-inf", str(gone_ms))
+        """Ids of every account that is kept."""
         ids = await self._command("ZRANGE", self.key("a"), "0", "-1")
         return [i.decode() for i in ids]
 
@@ -221,6 +220,10 @@ class RedisBudgetStore:
         for stream_id, fields in rows:
             out.append((stream_id.decode(), {k.decode(): v.decode() for k, v in fields.items()}))
         return out
+
+    async def check(self) -> ServerReport:
+        """What the server is and how safely it keeps data; see `budget.connect.check_server`."""
+        return await check_server(self._client)
 
     async def ping(self) -> None:
         """Raises `StoreUnavailable` unless the store answers."""

@@ -1,6 +1,7 @@
 """Routes and prices from their files, checked together at the start."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from core.errors import ConfigError
@@ -10,15 +11,18 @@ from spendgate.settings import Settings
 from telemetry.prices import Price, PriceBook, UnpricedModel, default_prices_text, load_prices, prices_from
 from telemetry.pricing import ceiling
 
+#: What the default routes need from the environment while Databricks is simulated.
+SIMULATED = {"DATABRICKS_BASE_URL": "http://simulated", "DATABRICKS_API_KEY": "simulated"}
 
-def load_catalog(settings: Settings, now_ms: int) -> tuple[Routes, PriceBook]:
+
+def load_catalog(settings: Settings, environment: Mapping[str, str] = os.environ) -> tuple[Routes, PriceBook]:
     """The routes and the price book in force.
 
     Raises:
         ConfigError: a file can't be read, or breaks a rule that the message names.
     """
     text, source = _read(settings.routes, "SPENDGATE_ROUTES") or (default_routes_text(), "the default routes")
-    routes = load_routes(text, source=source, environment=os.environ)
+    routes = load_routes(text, source=source, environment=environment)
     prices: list[Price] = load_prices(default_prices_text(), source="the default prices")
     prices += prices_from(prices_in(text), source=source)
     own = _read(settings.prices, "SPENDGATE_PRICES")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Annotated, TypeVar
@@ -19,6 +20,8 @@ from core.keys import KeyRole
 from core.scope import Scope, parse_scope_text
 from spendgate import __version__
 from spendgate.bootstrap import create_key, stored_keys
+from spendgate.catalog import SIMULATED, load_catalog
+from spendgate.guarantees import guarantees
 from spendgate.logs import set_up_logging
 from spendgate.settings import Role, read_settings
 from spendgate.supervisor import serve as run_supervisor
@@ -87,6 +90,20 @@ def verify_books(as_json: Annotated[bool, typer.Option("--json", help="For progr
         if not result.drift:
             typer.echo("no drift: held = open holds, spent = events, no hold released twice")
     raise typer.Exit(1 if result.drift else 0)
+
+
+@app.command("guarantees")
+def show_guarantees() -> None:
+    """Say what is guaranteed in this very configuration, and what is not."""
+    try:
+        settings = read_settings()
+        own = settings.databricks_base_url or settings.routes
+        routes, _ = load_catalog(settings, os.environ if own else os.environ | SIMULATED)
+    except ConfigError as error:
+        raise _fail(error) from None
+    report = _on_store(lambda store: store.check())
+    for guarantee in guarantees(report, routes):
+        typer.echo(("holds      " if guarantee.holds else "NOT HELD   ") + guarantee.text)
 
 
 @keys.command("create")

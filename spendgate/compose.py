@@ -116,7 +116,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     """A worker and its ASGI application."""
     clock = SystemClock()
     ids = RandomIds(clock)
-    routes, prices = load_catalog(settings, clock.now_ms())
+    routes, prices = load_catalog(settings)
     book = BudgetBook(smallest_call_nano=smallest_call_nano(routes, prices, clock.now_ms()))
     keys = KeyRing()
     store = RedisBudgetStore(connect(redis_url), namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000)

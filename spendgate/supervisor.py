@@ -28,6 +28,7 @@ from core.clock import Clock, SystemClock
 from core.errors import ConfigError, SpendgateError
 from spendgate.banner import banner
 from spendgate.bootstrap import Prepared, prepare
+from spendgate.catalog import SIMULATED
 from spendgate.settings import Role, Settings
 from spendgate.sources import EdgeConfigPoller
 
@@ -67,7 +68,7 @@ class Supervisor:
             environment = os.environ | {"REDIS_URL": redis_url}
             if self._simulates():
                 simulator, url = await self._start_simulator(parent_read)
-                environment |= {"DATABRICKS_BASE_URL": url, "DATABRICKS_API_KEY": "simulated"}
+                environment |= SIMULATED | {"DATABRICKS_BASE_URL": url}
             prepared = await prepare(self.settings, redis_url, self.clock)
             await self._serve(environment, parent_read, prepared, embedded)
         finally:

@@ -2,81 +2,15 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
 
 import pytest
 
-from budget.book import BudgetBook
-from budget.memory_store import MemoryBudgetStore
-from budget.model import Basis, Budget, Candidate, HoldStatus, NextHold, RefusalCode, Resolution, ResolveMode
+from budget.model import Basis, Budget, HoldStatus, NextHold, RefusalCode, Resolution, ResolveMode
 from budget.ports import FoundHold
-from budget.service import Admission, BudgetService, Plan, Refused
+from budget.service import Admission, Refused
 from core.errors import Conflict, StoreUnavailable
-from core.ids import RandomIds
-from core.scope import Scope
 from tests.budget.builders import fixed
-from tests.budget.flaky import FlakyStore
-
-BOT, TEAM = Scope("agent", "bot"), Scope("team", "ml")
-ID = "b:total:bot"
-
-
-@dataclass
-class HandClock:
-    """Time that moves when a test says so."""
-
-    at_ms: int = 1_795_435_200_000
-
-    def now_ms(self) -> int:
-        return self.at_ms
-
-    def monotonic_s(self) -> float:
-        return self.at_ms / 1000
-
-
-@dataclass
-class Worker:
-    """A service with everything around it in sight."""
-
-    clock: HandClock = field(default_factory=HandClock)
-    refreshed: int = 0
-
-    def __post_init__(self) -> None:
-        self.memory = MemoryBudgetStore(self.clock.now_ms)
-        self.line = FlakyStore(self.memory)
-        self.book = BudgetBook([Budget("b", BOT, 100, cadence="total")])
-        self.service = BudgetService(
-            self.line, self.book, self.clock, RandomIds(self.clock), self.refresh, "w1", lease_ms=9_000
-        )
-
-    async def refresh(self) -> None:
-        self.refreshed += 1
-        self.book.version = self.memory.version
-
-    async def try_hold(self, hold_id: str, *candidates: Candidate) -> Admission | Refused:
-        def plan(now_ms: int) -> Plan:
-            return Plan(self.book.accounts([BOT, TEAM], now_ms), candidates)
-
-        return await self.service.reserve(plan, hold_id=hold_id, detail=b'{"x":1}')
-
-    async def hold(self, hold_id: str, amount: int = 30) -> Admission:
-        admission = await self.try_hold(hold_id, fixed(amount, "1" * len(self.book.all())))
-        assert isinstance(admission, Admission)
-        return admission
-
-    async def settle(self, admission: Admission, cost: int) -> None:
-        await self.service.settle(admission, cost, Basis.EXACT, b"{}")
-
-    async def balance(self) -> tuple[int, int]:
-        [row] = await self.memory.balances([ID])
-        return row.spent_nano, row.held_nano
-
-    async def status(self, hold_id: str) -> HoldStatus:
-        found = await self.memory.find(hold_id)
-        return found.status if found else HoldStatus.NONE
-
-    def kinds(self) -> list[str]:
-        return [e["type"] for e in self.memory.log if e["type"] != "state"]
+from tests.budget.worker import BOT, ID, TEAM, Worker, until
 
 
 @pytest.fixture
@@ -175,13 +109,6 @@ async def test_a_reserve_that_arrives_before_its_bar_is_released(worker: Worker)
     assert worker.kinds() == ["void"]
 
 
-async def until(condition: object) -> None:
-    """Let others run until it is so."""
-    async with asyncio.timeout(5):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0)
-
-
 @pytest.mark.parametrize("faults", [["hang"], ["request", "hang"]])
 async def test_a_caller_that_goes_away_while_asking_leaves_no_hold(worker: Worker, faults: list[str]) -> None:
     worker.line.faults = faults
@@ -248,6 +175,7 @@ async def test_two_flushes_at_once_forget_nothing(worker: Worker) -> None:
     for admission in admissions:
         await worker.settle(admission, 5)
     worker.line.away = False
+    worker.line.faults = ["ok", "ok", "request"]  # both do the first; the faster one fails at the second
     await asyncio.gather(worker.service.flush(), worker.service.flush())
     assert await worker.service.flush() == 0
     assert await worker.balance() == (25, 0)
