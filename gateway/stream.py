@@ -18,12 +18,15 @@ from gateway.chat import ChatFlow, OpenedStream, message_bytes
 from gateway.errors import Problem, problem_of_upstream
 from gateway.http import Receive, Send
 from gateway.surfaces import agent_summary
-from routing.errors import UpstreamError
+from routing.errors import FailureKind, UpstreamError
 from telemetry.usage import ExactUsage, Usage, read_usage
 
 log = logging.getLogger("spendgate.gateway")
 
 _DONE = b"data: [DONE]\n\n"
+#: Tokens of long words or white space have a few dozen bytes; no tokeniser averages as many.
+_MOST_BYTES_PER_TOKEN = 64
+_SLACK_BYTES = 64 * 1024
 
 
 class StreamShape(Protocol):
@@ -130,11 +133,20 @@ async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, receive
 
 
 async def _forward(opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send) -> None:
+    most_bytes = _most_bytes(opened)
     events: AsyncIterator[bytes] = opened.upstream.events()
     async for payload in events:
         event = shape.event(payload, meter.read(payload))
+        if meter.received_bytes > most_bytes:
+            raise UpstreamError(FailureKind.BROKEN, "the stream goes on beyond max_tokens")
         if event is not None:
             await send({"type": "http.response.body", "body": event, "more_body": True})
+
+
+def _most_bytes(opened: OpenedStream) -> int:
+    """More text than the granted tokens can be: what goes on beyond is an endless stream, and is cut."""
+    choices = opened.call.body.get("n") or 1
+    return opened.attempt.admission.hold.tokens * choices * _MOST_BYTES_PER_TOKEN + _SLACK_BYTES
 
 
 async def _disconnected(receive: Receive) -> None:

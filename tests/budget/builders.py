@@ -16,7 +16,6 @@ from budget.model import (
     Resolution,
     ResolveMode,
     Settlement,
-    StaleSnapshot,
 )
 from budget.redis_store import RedisBudgetStore
 from core.period import Period
@@ -139,8 +138,3 @@ async def spent_and_held(store: Store, account: AccountTerms) -> tuple[int, int]
 async def events(store: Store, kind: str = "") -> list[dict[str, str]]:
     """The fields of the store's events, of one type or of all."""
     return [fields for _, fields in await store.events() if kind in ("", fields["type"])]
-
-
-def is_stale(verdict: Hold | Refusal | StaleSnapshot) -> bool:
-    """True if the store refused the worker's snapshot."""
-    return isinstance(verdict, StaleSnapshot)

@@ -106,6 +106,8 @@ class Lockstep(RuleBasedStateMachine):
         fresh = hold_id not in self._open()
         request = ask(hold_id, self.accounts, *options, lease_ms=lease_ms)
         verdict = self.both(lambda store: store.reserve(request))
+        if isinstance(verdict, Hold):
+            assert self.both(lambda store: store.reserve(request)) == verdict
         if isinstance(verdict, Hold) and fresh:
             for terms_now, balance, mark in zip(
                 self.accounts, verdict.balances, options[verdict.candidate].watched, strict=True
@@ -150,7 +152,10 @@ class Lockstep(RuleBasedStateMachine):
         return following.id if following else multiple()
 
     def _resolve(self, resolution: Resolution) -> Any:
-        return self.both(lambda store: store.resolve(resolution))
+        settlement = self.both(lambda store: store.resolve(resolution))
+        again = self.both(lambda store: store.resolve(resolution))
+        assert isinstance(settlement, type) or (not again.applied and again.balances == settlement.balances)
+        return settlement
 
     @rule(hold_id=ids, lease_ms=st.sampled_from([0, NEVER_MS]))
     def extend(self, hold_id: str, lease_ms: int) -> None:
