@@ -30,8 +30,10 @@ class Journal:
         self._folder = folder
         self._path = folder / f"{name}.journal"
         self._max_bytes = max_bytes
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        draft = folder / f"{name}.new"  # nobody takes over a file before it is locked
+        self._file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        draft.rename(self._path)
         self._bytes = 0
 
     def take_over(self) -> list[Resolution]:

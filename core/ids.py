@@ -35,9 +35,9 @@ class RandomIds:
 
 
 def derived_id(prefix: str, *parts: str) -> str:
-    """The same id for the same parts, always: for idempotency keys and webhooks. Sorts before all new ids."""
-    digest = hashlib.sha256("\x00".join(parts).encode()).digest()
-    return f"{prefix}_{digest[:16].hex()}"
+    """The same id for the same parts, always: for idempotency keys and webhooks. Marked as ours; sorts anywhere."""
+    digest = int.from_bytes(hashlib.sha256("\x00".join(parts).encode()).digest()[:16])
+    return _format(prefix, digest >> 80, digest & ((1 << 62) - 1))
 
 
 def id_to_uuid(own_id: str) -> str:

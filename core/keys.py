@@ -6,6 +6,7 @@ bits, so a slow hash would add nothing, and comparing digests in constant time t
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from fnmatch import fnmatchcase
 
 from core.errors import Forbidden, Unauthorized
 from core.scope import Scope, ordered_chain
+
+_OURS = re.compile(r"sg_(?:agent|admin)_([0-9A-Za-z]{12})_[0-9A-Za-z]{32,}")
 
 
 class KeyRole(StrEnum):
@@ -61,9 +64,12 @@ def digest_of(key_text: str) -> str:
     return hashlib.sha256(key_text.encode()).hexdigest()
 
 
-def external_key_id(key_text: str) -> str:
-    """A public id for a key whose text was chosen outside, such as an admin key from the environment."""
-    return "x" + digest_of(key_text)[:12]
+def key_id_of(key_text: str) -> str:
+    """The public id of a key: in its text, or made from it where the text was chosen outside (an admin key from the
+    environment).
+    """
+    ours = _OURS.fullmatch(key_text)
+    return ours[1] if ours else "x" + digest_of(key_text)[:12]
 
 
 class KeyRing:
@@ -93,9 +99,7 @@ class KeyRing:
         """
         if not key_text:
             raise Unauthorized("an API key is needed: send it as 'Authorization: Bearer <key>'")
-        parts = key_text.split("_", 3)
-        key_id = parts[2] if len(parts) == 4 and parts[0] == "sg" else external_key_id(key_text)
-        key = self._by_id.get(key_id)
+        key = self._by_id.get(key_id_of(key_text))
         if key is None or not hmac.compare_digest(key.digest, digest_of(key_text)):
             raise Unauthorized("the API key is not known")
         if key.role is not role:

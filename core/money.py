@@ -11,6 +11,7 @@ from core.errors import InvalidInput
 
 NANO_PER_USD = 1_000_000_000
 PICO_PER_NANO = 1_000
+_MAX_DIGITS = 28  # of Decimal's default context
 PICO_PER_TOKEN_PER_USD_PER_MILLION = 1_000_000
 
 #: Lua compares amounts as doubles, which are exact below 2**53; no limit may reach it.
@@ -27,12 +28,14 @@ def parse_decimal(field: str, value: object) -> Decimal:
         raise InvalidInput(field, f"must be a number, got {type(value).__name__}")
     try:
         number = Decimal(str(value).strip()) if not isinstance(value, Decimal) else value
-    except InvalidOperation:
+    except (InvalidOperation, ValueError):  # ValueError: an int with thousands of digits
         raise InvalidInput(field, "must be a decimal number such as 12.50") from None
     if not number.is_finite():
         raise InvalidInput(field, "must be finite")
     if number.adjusted() > 18:
         raise InvalidInput(field, "is too large")
+    if len(number.as_tuple().digits) > _MAX_DIGITS:  # more would be rounded on the way
+        raise InvalidInput(field, f"must have at most {_MAX_DIGITS} digits")
     return number
 
 

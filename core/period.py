@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from core.errors import InvalidInput
 
 _INTERVAL = re.compile(r"every:(\d{1,9})([smhd])")
+_LONGEST_INTERVAL_S = 3653 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -45,10 +46,10 @@ def parse_cadence(field: str, value: object) -> str:
         if value in {c.value for c in Cadence}:
             return value
         match = _INTERVAL.fullmatch(value)
-        if match and int(match[1]) * _SECONDS[match[2]] >= 1:
+        if match and 1 <= int(match[1]) * _SECONDS[match[2]] <= _LONGEST_INTERVAL_S:
             return value
     names = ", ".join(c.value for c in Cadence)
-    raise InvalidInput(field, f"must be one of {names} or a fixed interval such as every:6h")
+    raise InvalidInput(field, f"must be one of {names} or a fixed interval of up to ten years, such as every:6h")
 
 
 def parse_zone(field: str, value: object) -> str:

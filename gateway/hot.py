@@ -1,5 +1,6 @@
 """The routes that carry calls, as plain ASGI: key, body, flow, answer. FastAPI serves everything else."""
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from budget.service import Refused
 from core.clock import Clock
 from core.errors import SpendgateError, Unauthorized
-from core.ids import Ids
+from core.ids import Ids, derived_id
 from core.keys import KeyRing
 from gateway.auth import authenticate, chain_of, named_scopes
 from gateway.call import Call, admitted, worst
@@ -19,6 +20,7 @@ from gateway.http import (
     ClientGone,
     Headers,
     Limits,
+    Message,
     Receive,
     Scope,
     Send,
@@ -28,6 +30,7 @@ from gateway.http import (
     read_json_object,
     respond,
 )
+from gateway.idempotency import AnswerMemory, Claim, Recorder, Replay, claim_name, fingerprint
 from gateway.stream import AgentStream, OpenAIStream, pump
 from gateway.surfaces import AgentSurface, DatabricksSurface, OpenAISurface, Surface
 from routing.errors import UpstreamError
@@ -49,6 +52,7 @@ class HotRoutes:
     clock: Clock
     ids: Ids
     limits: Limits
+    answers: AnswerMemory
     ready: Callable[[], str | None]
 
     def surface(self, path: str) -> Surface | None:
@@ -68,10 +72,17 @@ class HotRoutes:
     async def serve(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its headers to the end of its answer."""
         request_id = self.ids.new("req")
+        recorder: Recorder | None = None
         try:
-            call = await self._read(surface, request_id, scope, receive)
+            call, claimed = await self._read(surface, request_id, scope, receive)
+            if isinstance(claimed, Replay):
+                await self._replay(claimed, send)
+                return
+            if claimed:
+                send = recorder = Recorder(send, claimed)
+                request_id = call.request_id
             if call.stream:
-                await self._stream(surface, call, receive, send)
+                await self._stream(surface, call, receive, send, watch=recorder is None)
             else:
                 await self._answer(surface, call, send)
         except ClientGone:
@@ -80,8 +91,29 @@ class HotRoutes:
             await self._refuse(surface, problem_of(error), request_id, send)
         except UpstreamError as error:
             await self._refuse(surface, problem_of_upstream(error), request_id, send)
+        finally:
+            if recorder:
+                await recorder.close(self.answers)
 
-    async def _read(self, surface: Surface, request_id: str, scope: Scope, receive: Receive) -> Call:
+    async def _claim(self, headers: Headers, call: Call, path: str, raw: bytes) -> Claim | Replay | None:
+        """Take the caller's Idempotency-Key, if there is one, and derive the call's id from it."""
+        key = headers.get("idempotency-key")
+        if key is None:
+            return None
+        name = claim_name(call.key_id, key)
+        claimed = await self.answers.claim(name, fingerprint(path, raw, call.chain))
+        if isinstance(claimed, Claim):
+            call.request_id = derived_id("req", name, str(claimed.tries))
+        return claimed
+
+    async def _replay(self, replay: Replay, send: Send) -> None:
+        headers = [*replay.headers, (b"idempotency-replayed", b"true")]
+        await send({"type": "http.response.start", "status": replay.status, "headers": headers})
+        await send({"type": "http.response.body", "body": replay.body})
+
+    async def _read(
+        self, surface: Surface, request_id: str, scope: Scope, receive: Receive
+    ) -> tuple[Call, Claim | Replay | None]:
         received_ms, received_s = self.clock.now_ms(), self.clock.monotonic_s()
         headers = read_headers(scope, self.limits)
         key = authenticate(headers, self.keys)
@@ -92,7 +124,7 @@ class HotRoutes:
         data = read_json_object(raw)
         named = named_scopes(headers)
         parsed = surface.parse(data, named)
-        return Call(
+        call = Call(
             request_id=request_id,
             surface=surface.name,
             operation=parsed.operation,
@@ -107,6 +139,7 @@ class HotRoutes:
             received_s=received_s,
             traceparent=headers.get("traceparent"),
         )
+        return call, await self._claim(headers, call, scope["path"], raw)
 
     async def _answer(self, surface: Surface, call: Call, send: Send) -> None:
         answered = await self.flow.answer(call)
@@ -120,7 +153,8 @@ class HotRoutes:
         )
         await respond(send, 200, surface.answer(answered, latency_s), headers)
 
-    async def _stream(self, surface: Surface, call: Call, receive: Receive, send: Send) -> None:
+    async def _stream(self, surface: Surface, call: Call, receive: Receive, send: Send, *, watch: bool) -> None:
+        """watch: False carries the stream to its end also when the client leaves, for it will ask again."""
         opened = await self.flow.open(call)
         if isinstance(opened, Refused):
             await self._refuse(surface, problem_of_refusal(call, opened), call.request_id, send)
@@ -129,7 +163,7 @@ class HotRoutes:
             head = encode_headers(self._stream_headers(call, opened))
             shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
             await send({"type": "http.response.start", "status": 200, "headers": head})
-            await pump(self.flow, opened, shape, receive, send)
+            await pump(self.flow, opened, shape, receive if watch else _never, send)
 
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt
@@ -144,6 +178,11 @@ class HotRoutes:
         if problem.status == Unauthorized.status:
             headers["WWW-Authenticate"] = "Bearer"
         await respond(send, problem.status, surface.problem(problem), headers)
+
+
+async def _never() -> Message:
+    """A client that is not listened to."""
+    return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
 
 class NotReady(SpendgateError):

@@ -14,7 +14,7 @@ from budget.redis_store import RedisBudgetStore
 from core.clock import Clock
 from core.errors import ConfigError, Conflict
 from core.key_codec import KEY_KIND, dump_key, load_key
-from core.keys import ApiKey, KeyRole, digest_of, external_key_id, new_key_text
+from core.keys import ApiKey, KeyRole, digest_of, key_id_of, new_key_text
 from core.scope import Scope
 from spendgate.settings import Settings
 from spendgate.sources import default_budget, load_budgets_yaml, sync
@@ -92,8 +92,7 @@ async def _admin_key(store: RedisBudgetStore, settings: Settings, clock: Clock) 
     for old in keys:  # a key that was replaced in the environment must stop working
         if old.source == "env" and old.digest != digest_of(settings.admin_key):
             await store.put(KEY_KIND, old.id, None)
-    parts = settings.admin_key.split("_", 3)
-    key_id = parts[2] if len(parts) == 4 and parts[0] == "sg" else external_key_id(settings.admin_key)
+    key_id = key_id_of(settings.admin_key)
     key = ApiKey(key_id, "admin", KeyRole.ADMIN, digest_of(settings.admin_key), (), (), clock.now_ms(), "env")
     if not any(k.id == key_id and k.digest == key.digest for k in keys):
         await store.put(KEY_KIND, key_id, dump_key(key))

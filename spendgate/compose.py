@@ -27,6 +27,7 @@ from gateway.app import ASGI, create_app, create_router
 from gateway.chat import ChatFlow
 from gateway.hot import HotRoutes
 from gateway.http import Limits
+from gateway.idempotency import RedisAnswerMemory
 from gateway.planner import Planner
 from gateway.webhook import HeliconeWebhook
 from routing.adapters.registry import Upstreams
@@ -119,7 +120,8 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     routes, prices = load_catalog(settings)
     book = BudgetBook(smallest_call_nano=smallest_call_nano(routes, prices, clock.now_ms()))
     keys = KeyRing()
-    store = RedisBudgetStore(connect(redis_url), namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000)
+    client = connect(redis_url)
+    store = RedisBudgetStore(client, namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000)
     snapshot = Snapshot(store, book, keys)
     budgets = BudgetService(
         store=store,
@@ -137,7 +139,9 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     planner = Planner(routes, prices, book, health)
     flow = ChatFlow(planner, budgets, upstreams, clock, ids, settings.call_timeout_s)
     limits = Limits(body_bytes=settings.max_body_bytes)
-    hot = HotRoutes(flow, keys, clock, ids, limits, worker.why_not_ready)
+    running_ms = round((settings.call_timeout_s + settings.lease_s) * 1000)
+    answers = RedisAnswerMemory(client, namespace=settings.namespace, running_ms=running_ms)
+    hot = HotRoutes(flow, keys, clock, ids, limits, answers, worker.why_not_ready)
     webhook = HeliconeWebhook(
         budgets,
         prices,

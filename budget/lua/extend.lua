@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Renew the leases of holds that are still held, by the store's clock; the reply names those that are not.
 -- KEYS 1 leases   ARGV 1 lease_ms  2.. hold ids
 local time = redis.call('TIME')

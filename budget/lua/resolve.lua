@@ -1,6 +1,6 @@
-#!lua
+#!lua flags=allow-oom
 -- End a hold: release it, post what it cost, append the event, all or nothing. Posting is never refused for lack
--- of money: the provider has charged. Specification: budget/memory_store.py. What each (status, mode) does:
+-- of money, nor of memory (allow-oom): the provider has charged. Specification: budget/memory_store.py. What each (status, mode) does:
 --
 --            none         held               settled   voided    expired
 --   settle   post         release, post      -         post      post the difference

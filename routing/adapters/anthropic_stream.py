@@ -53,8 +53,7 @@ class StreamConverter:
             case "content_block_stop":
                 return self._block_stop()
             case "message_delta":
-                self._note_usage(event.get("usage"))
-                return [self._chunk({}, finish_reason(_mapping(event, "delta")))]
+                return self._message_delta(event)
             case "message_stop":
                 return self._message_stop()
             case "error":
@@ -90,6 +89,11 @@ class StreamConverter:
         if left is None:
             return []
         return [self._tool_chunk({"function": {"arguments": orjson.dumps(left).decode()}})]
+
+    def _message_delta(self, event: Mapping[str, Any]) -> list[dict[str, Any]]:
+        self._note_usage(event.get("usage"))
+        delta = _mapping(event, "delta")
+        return [] if delta.get("stop_reason") is None else [self._chunk({}, finish_reason(delta))]
 
     def _message_stop(self) -> list[dict[str, Any]]:
         self.ended = True

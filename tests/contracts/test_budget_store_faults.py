@@ -113,21 +113,33 @@ async def test_a_cluster_that_is_gone() -> None:
         await fresh.close()
 
 
-async def test_a_full_server_admits_nothing_and_keeps_all(
+async def test_a_full_server_admits_nothing_and_still_settles(
     server: RunningServer, broken_store: RedisBudgetStore
 ) -> None:
     with client_of(server) as admin:
         admin.config_set("maxmemory-policy", "noeviction")
         admin.config_set("maxmemory", "1")
-        await assert_writes_are_refused_with_nothing_partial(broken_store)
+        for call in (
+            lambda: broken_store.reserve(ask("h2", [ACCOUNT, terms("new")], fixed(1, "11"))),
+            lambda: broken_store.put("budget", "a", b"{}"),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await call()
+        assert await spent_and_held(broken_store, ACCOUNT) == (0, 30)
+        assert await broken_store.find("h2") is None
+        assert await broken_store.changes_since(0) == (0, [])
+        assert await broken_store.extend(["h1"], 60_000) == []
+        await end(broken_store, ResolveMode.SETTLE, "h1", [ACCOUNT], 20)
+        assert await spent_and_held(broken_store, ACCOUNT) == (20, 0), "what was charged is posted, memory or not"
         admin.config_set("maxmemory", "0")
-    await assert_all_is_well(broken_store)
+    await held(broken_store, "h2", 1, ACCOUNT)
 
 
 @pytest.mark.parametrize("script", sorted(files("budget").joinpath("lua").iterdir(), key=str), ids=lambda p: p.name)
-def test_every_script_is_refused_as_a_whole_by_a_full_server(script: Path) -> None:
-    """Only of a script that declares its engine does a server know that before the first write."""
-    assert script.read_text().startswith("#!lua\n")
+def test_a_full_server_knows_before_the_first_write_what_a_script_may(script: Path) -> None:
+    """Only of a script that declares its engine does a server know that; what ends a hold may use the last memory."""
+    ends_a_hold = script.name in ("resolve.lua", "extend.lua")
+    assert script.read_text().startswith("#!lua flags=allow-oom\n" if ends_a_hold else "#!lua\n")
 
 
 async def test_a_replica_admits_nothing_and_keeps_all(server: RunningServer, broken_store: RedisBudgetStore) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import Forbidden, Unauthorized
-from core.keys import ApiKey, KeyRing, KeyRole, digest_of, external_key_id, new_key_text, scope_chain
+from core.keys import ApiKey, KeyRing, KeyRole, digest_of, key_id_of, new_key_text, scope_chain
 from core.scope import Scope
 
 AGENT, ADMIN = KeyRole
@@ -66,7 +66,7 @@ def test_a_changed_role_in_the_text_does_not_help() -> None:
 
 def test_a_key_that_was_chosen_outside() -> None:
     text = "correct horse battery staple"
-    key = ApiKey(external_key_id(text), "admin", ADMIN, digest_of(text), source="env")
+    key = ApiKey(key_id_of(text), "admin", ADMIN, digest_of(text), source="env")
     assert KeyRing([key]).authenticate(text, ADMIN) == key
     assert text not in key.id
 

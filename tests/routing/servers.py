@@ -54,7 +54,11 @@ class Request:
     async def answer(self, value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """A complete answer; bytes as they are, anything else as JSON."""
         body = value if isinstance(value, bytes) else orjson.dumps(value)
-        lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *(f"{k}: {v}" for k, v in (headers or {}).items())]
+        lines = [
+            f"HTTP/1.1 {status} X",
+            f"Content-Length: {len(body)}",
+            *(f"{k}: {v}" for k, v in (headers or {}).items()),
+        ]
         await self.send("\r\n".join([*lines, "", ""]).encode() + body)
 
     async def begin_stream(self) -> None:

@@ -79,7 +79,7 @@ def refuses(*fields: str) -> Callable[[Request], Awaitable[None]]:
     async def handler(request: Request) -> None:
         for field in fields:
             if field in request.json:
-                text = f"Bad request: json: unknown field \"{field}\""
+                text = f'Bad request: json: unknown field "{field}"'
                 await request.answer({"error_code": "BAD_REQUEST", "message": text}, 400)
                 return
         if request.json.get("stream"):
@@ -175,8 +175,8 @@ class Issuer:
         self.waiting.set()
         await self.open.wait()
         self.issued += 1
-        token = {"access_token": f"t{self.issued}", "expires_in": self.life_s}
-        await request.answer(token if self.status == 200 else {"error": "x"}, self.status)
+        issued = {"access_token": f"t{self.issued}", "expires_in": self.life_s}
+        await request.answer(issued if self.status == 200 else {"error": "x"}, self.status)
 
 
 def oauth(issuer: Issuer):
@@ -249,7 +249,7 @@ async def test_a_token_is_renewed_in_the_background_while_it_still_works() -> No
         await issuer.waiting.wait()
         assert len(issuer.forms) == 2
         issuer.open.set()
-        while adapter._credentials._token.text != "t2":  # type: ignore[attr-defined]
+        while adapter._credentials._token.text != "t2":
             await asyncio.sleep(0.005)
         await adapter.send(call())
     assert [r.headers["authorization"] for r in server.requests if r.path == INVOCATIONS] == ["Bearer t1"] * 7 + [
@@ -274,7 +274,7 @@ async def test_a_renewal_that_fails_is_not_hammered() -> None:
         issuer.status = 503
         for _ in range(20):
             await adapter.send(call())
-        while adapter._credentials._renewal is not None:  # type: ignore[attr-defined]
+        while adapter._credentials._renewal is not None:
             await asyncio.sleep(0.005)
         for _ in range(20):
             await adapter.send(call())
@@ -282,7 +282,7 @@ async def test_a_renewal_that_fails_is_not_hammered() -> None:
         clock.pass_s(6)
         issuer.status = 200
         await adapter.send(call())
-        while adapter._credentials._renewal is not None:  # type: ignore[attr-defined]
+        while adapter._credentials._renewal is not None:
             await asyncio.sleep(0.005)
         assert len(issuer.forms) == 3
 

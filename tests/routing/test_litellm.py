@@ -101,7 +101,9 @@ async def test_what_the_endpoint_does_not_say_is_the_sdks_own(sdk: Any) -> None:
     assert sdk.asked[0]["input"] == "x"
 
 
-@pytest.mark.parametrize("name", ["api_base", "base_url", "api_key", "mock_response", "fallbacks", "custom_llm_provider"])
+@pytest.mark.parametrize(
+    "name", ["api_base", "base_url", "api_key", "mock_response", "fallbacks", "custom_llm_provider"]
+)
 async def test_a_caller_does_not_reach_the_sdks_controls(sdk: Any, name: str) -> None:
     with pytest.raises(UpstreamError) as caught:
         await adapter().send(call({"messages": [], name: "x"}))

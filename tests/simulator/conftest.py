@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
+
 from tests.support.simulated import Simulated, running_simulator
 
 DBRX = "databricks-dbrx-instruct"

@@ -6,6 +6,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+
 from tests.support.simulated import Simulated, running_simulator
 
 DBRX = "databricks-dbrx-instruct"
@@ -195,14 +196,10 @@ async def test_a_slow_call_is_answered_late(sim: Simulated, http: aiohttp.Client
     assert asyncio.get_running_loop().time() - started_s >= 0.15
 
 
-async def test_a_client_that_leaves_stops_the_stream_and_its_bill(
-    sim: Simulated, http: aiohttp.ClientSession
-) -> None:
+async def test_a_client_that_leaves_stops_the_stream_and_its_bill(sim: Simulated, http: aiohttp.ClientSession) -> None:
     sim.change_model(DBRX, chunk_delay_ms=20)
     try:
-        async with http.post(
-            sim.base_url + CALL, json=STREAM, headers={"X-Simulate-Output-Tokens": "4000"}
-        ) as answer:
+        async with http.post(sim.base_url + CALL, json=STREAM, headers={"X-Simulate-Output-Tokens": "4000"}) as answer:
             await answer.content.readline()
             answer.close()
         await asyncio.to_thread(sim.wait_idle)
@@ -218,17 +215,13 @@ async def test_a_call_without_a_stream_is_billed_although_its_client_left(
 ) -> None:
     with running_simulator(latency_ms=300) as own:
         with pytest.raises(TimeoutError):
-            await http.post(
-                own.base_url + CALL, json=BODY, headers=LENGTH, timeout=aiohttp.ClientTimeout(total=0.1)
-            )
+            await http.post(own.base_url + CALL, json=BODY, headers=LENGTH, timeout=aiohttp.ClientTimeout(total=0.1))
         async with http.post(own.base_url + CALL, json=BODY, headers=LENGTH) as answer:
             assert answer.status == 200
         assert billed(own) == (2, 2, 2 * PROMPT, 2 * ANSWER)
 
 
-async def test_faults_come_as_often_and_as_late_as_they_say(
-    sim: Simulated, http: aiohttp.ClientSession
-) -> None:
+async def test_faults_come_as_often_and_as_late_as_they_say(sim: Simulated, http: aiohttp.ClientSession) -> None:
     async def statuses(count: int) -> list[int]:
         found = []
         for _ in range(count):

@@ -67,9 +67,7 @@ def test_a_stop_text_ends_the_answer() -> None:
 
 @pytest.mark.parametrize("body", [{}, {"n": 2}, {"tools": [WEATHER]}, {"tools": [WEATHER], "max_tokens": 5}])
 @pytest.mark.parametrize("tokens_per_chunk", [1, 4, 1000])
-def test_a_stream_says_and_bills_what_the_whole_answer_does(
-    body: dict[str, Any], tokens_per_chunk: int
-) -> None:
+def test_a_stream_says_and_bills_what_the_whole_answer_does(body: dict[str, Any], tokens_per_chunk: int) -> None:
     made = plan(body)
     events = list(stream_events(made, {"id": "x"}, tokens_per_chunk))
     assert sum(tokens for _, tokens in events) == made.completion_tokens

@@ -6,7 +6,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.support.simulated import Simulated, running_simulator
 
 from core.errors import InvalidInput
 from simulator.auth import Doorkeeper, OAuthError
@@ -14,6 +13,7 @@ from simulator.errors import CallError
 from simulator.faults import FaultKind, parse_fault_header
 from simulator.limits import RateLimit
 from simulator.settings import ModelSettings, SimulatorSettings, parse_settings
+from tests.support.simulated import Simulated, running_simulator
 
 DBRX = "databricks-dbrx-instruct"
 GTE = "databricks-gte-large-en"

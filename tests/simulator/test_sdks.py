@@ -7,6 +7,7 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import NotFound, PermissionDenied
 from databricks.sdk.service.serving import ChatMessage, ChatMessageRole
+
 from tests.support.simulated import Simulated, running_simulator
 
 DBRX = "databricks-dbrx-instruct"
@@ -44,9 +45,7 @@ def test_openai_stream(sim: Simulated, client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(model=DBRX, messages=ASK).choices[0].message.content
     sim.reset()
     chunks = list(
-        client.chat.completions.create(
-            model=DBRX, messages=ASK, stream=True, stream_options={"include_usage": True}
-        )
+        client.chat.completions.create(model=DBRX, messages=ASK, stream=True, stream_options={"include_usage": True})
     )
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole
     usage = chunks[-1].usage

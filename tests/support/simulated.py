@@ -107,9 +107,7 @@ def running_simulator(*, port: int = 0, **settings: Any) -> Iterator[Simulated]:
         "--ready-fd",
         str(writer),
     ]
-    process = subprocess.Popen(
-        command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(writer,)
-    )
+    process = subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(writer,))
     os.close(writer)
     try:
         assert process.stdin is not None

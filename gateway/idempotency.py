@@ -1,0 +1,196 @@
+"""`Idempotency-Key`: a client that asks again is not charged again.
+
+Same key and request while it runs: 409 with `Retry-After`. After its end: the same answer, marked as replayed. Same
+key and another request: 422. A call that failed without an answer may be made again under its key.
+
+A key belongs to the API key that sent it. The hold's id is derived from both and from the number of the try: if the
+worker dies, the claim ends with the longest call, and a retry meets the hold that was charged; it is refused rather
+than charged twice.
+
+Failure policy: while the store is away no claim can be made, so no call is.
+"""
+
+import base64
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, Protocol
+
+import orjson
+from redis.exceptions import NoScriptError, RedisError
+
+from budget.connect import StoreClient
+from core.errors import Conflict, InvalidInput, SpendgateError, StoreUnavailable
+from gateway.http import Message, Send
+
+log = logging.getLogger("spendgate.gateway")
+
+_MAX_KEY_CHARS = 255
+_MAX_ANSWER_BYTES = 1024 * 1024
+_KEEP_MS = 86_400_000
+_TOO_LARGE = b"too large"
+
+
+class StillRunning(Conflict):
+    """The request with this key has not ended."""
+
+    code = "idempotency_running"
+    retry_after_s = 1
+
+
+class KeyReused(SpendgateError):
+    """The key was used for another request."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
+class AnswerGone(Conflict):
+    """The request with this key was answered and charged, but its answer is too large to be kept."""
+
+    code = "idempotency_answer_gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key that this request may use. tries: how often a request under it has failed before."""
+
+    name: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The answer that this request had."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class AnswerMemory(Protocol):
+    """Remembers answers by key."""
+
+    async def claim(self, name: str, fingerprint: str) -> Claim | Replay:
+        """Take the key for a request.
+
+        Raises:
+            StillRunning, KeyReused, AnswerGone: it is taken. StoreUnavailable: it can't be known.
+        """
+        ...
+
+    async def finish(self, claim: Claim, answer: Replay | None) -> None:
+        """Remember the answer; None: it can't be kept."""
+        ...
+
+    async def release(self, claim: Claim) -> None:
+        """The request failed: the key may be used again."""
+        ...
+
+
+class RedisAnswerMemory:
+    """`AnswerMemory` beside the accounts; running_ms: longer than any call takes."""
+
+    def __init__(self, client: StoreClient, *, namespace: str, running_ms: int) -> None:
+        self._client = client
+        self._prefix = f"sg:{{{namespace}}}:answer:"
+        self._running_ms = running_ms
+        self._script = files("gateway").joinpath("lua", "claim_answer.lua").read_text()
+        self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+
+    async def claim(self, name: str, fingerprint: str) -> Claim | Replay:
+        """Take the key for a request."""
+        arguments = (1, self._prefix + name, fingerprint, str(self._running_ms))
+        try:
+            try:
+                reply: Any = await self._client.evalsha(self._sha, *arguments)
+            except NoScriptError:
+                reply = await self._client.eval(self._script, *arguments)
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"the store did not answer: {error}") from error
+        if reply[0] == b"claimed":
+            return Claim(name, int(reply[1]))
+        if reply[0] == b"differs":
+            raise KeyReused("this Idempotency-Key was used for another request")
+        if reply[0] == b"running":
+            raise StillRunning("the request with this Idempotency-Key is still running")
+        if reply[1] == _TOO_LARGE:
+            raise AnswerGone("the request with this Idempotency-Key was answered; its answer was too large to be kept")
+        return _decode(reply[1])
+
+    async def finish(self, claim: Claim, answer: Replay | None) -> None:
+        """Remember the answer."""
+        text = _encode(answer) if answer else _TOO_LARGE
+        await self._write(claim, {"status": "done", "answer": text})
+
+    async def release(self, claim: Claim) -> None:
+        """The request failed: the key may be used again, by the next try."""
+        await self._write(claim, {"status": "free", "tries": str(claim.tries + 1)})
+
+    async def _write(self, claim: Claim, fields: dict[Any, Any]) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hset(self._prefix + claim.name, mapping=fields)
+        pipeline.pexpire(self._prefix + claim.name, _KEEP_MS)
+        try:
+            await pipeline.execute()
+        except (RedisError, OSError) as error:
+            log.error("an idempotency key stays claimed until its time is over: %s", error)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Passes an answer on and keeps it, up to a limit of size."""
+
+    send: Send
+    claim: Claim
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytearray = field(default_factory=bytearray)
+    complete: bool = False
+
+    async def __call__(self, message: Message) -> None:
+        """An ASGI message of the answer."""
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], list(message["headers"])
+        elif message["type"] == "http.response.body":
+            if len(self.body) <= _MAX_ANSWER_BYTES:
+                self.body += message.get("body", b"")
+            self.complete = not message.get("more_body", False)
+        await self.send(message)
+
+    async def close(self, memory: AnswerMemory) -> None:
+        """Remember a whole, good answer; anything else frees the key."""
+        if self.status != 200 or not self.complete:
+            await memory.release(self.claim)
+        elif len(self.body) > _MAX_ANSWER_BYTES:
+            await memory.finish(self.claim, None)
+        else:
+            await memory.finish(self.claim, Replay(self.status, self.headers, bytes(self.body)))
+
+
+def claim_name(key_id: str, key: str) -> str:
+    """Under which name a key of this API key is kept.
+
+    Raises:
+        InvalidInput: the header is empty or too long.
+    """
+    if not 1 <= len(key) <= _MAX_KEY_CHARS:
+        raise InvalidInput("Idempotency-Key", f"must have 1 to {_MAX_KEY_CHARS} characters")
+    return hashlib.sha256(f"{key_id}\x00{key}".encode()).hexdigest()
+
+
+def fingerprint(path: str, raw: bytes, chain: tuple[Any, ...]) -> str:
+    """What makes two requests the same: path, body, and who pays."""
+    return hashlib.sha256(b"\x00".join([path.encode(), str([str(s) for s in chain]).encode(), raw])).hexdigest()
+
+
+def _encode(answer: Replay) -> bytes:
+    headers = [[k.decode("latin-1"), v.decode("latin-1")] for k, v in answer.headers]
+    return orjson.dumps({"status": answer.status, "headers": headers, "body": base64.b64encode(answer.body).decode()})
+
+
+def _decode(text: bytes) -> Replay:
+    data = orjson.loads(text)
+    headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in data["headers"]]
+    return Replay(data["status"], headers, base64.b64decode(data["body"]))
