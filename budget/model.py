@@ -41,8 +41,10 @@ class Policy:
     soft_cap, hard_cap: fractions of the limit; Warned above the first, nothing admitted beyond the second.
     downgrade: rules in order; None takes the fallbacks of the routes; empty never downgrades.
     disabled_tools: names of tools that a Degraded call loses.
-    allow_downgrade: False ignores `downgrade`: the budget lets the primary go on until it is stopped.
-    allow_smaller_max_tokens: whether an answer may be shortened to fit, never below `min_output_tokens`.
+    allow_downgrade: False: calls of this budget get the model asked for, or a refusal, whatever other budgets of
+        their chain say; also in Degraded, until it is Stopped.
+    allow_smaller_max_tokens: whether an answer may be shortened to fit, never below `min_output_tokens`; all budgets of
+        the chain must allow it.
     """
 
     soft_cap: Decimal = Decimal("0.8")

@@ -98,12 +98,12 @@ class Planner:
         for terms in self.book.accounts((*call.chain, Scope("model", asked.name)), now_ms):
             watched.append(_Watched(terms, len(rule_sets), asked.name if terms.scope.type == "model" else None))
             rule_sets.append(self._rules(terms, asked))
+        if not all(w.terms.budget.policy.allow_downgrade for w in watched):
+            rule_sets = [() for _ in watched]  # one budget that insists on the model asked for is enough
         return watched, rule_sets
 
     def _rules(self, terms: AccountTerms, asked: Model) -> Rules:
         policy = terms.budget.policy
-        if not policy.allow_downgrade:
-            return ()
         if policy.downgrade is None:
             return default_rules(self.routes, asked)
         return [(rule.from_model, rule.to_model) for rule in policy.downgrade]
