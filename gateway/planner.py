@@ -63,7 +63,8 @@ class Planner:
     def plan(self, call: Call, now_ms: int, *, failed: Sequence[str] = ()) -> tuple[Plan, list[str]]:
         """The plan, and the models left out because their circuit is open.
 
-        failed: models already tried in vain; the routes' fallbacks then join the candidates.
+        failed: models already tried in vain. With them, or when the circuit of the model asked for is open, the
+            routes' fallbacks join the candidates.
 
         Raises:
             InvalidInput, NotFound, UnpricedModel: the call can't be made at all.
@@ -74,7 +75,7 @@ class Planner:
         watched, rule_sets = self._accounts(call, asked, now_ms)
         chooser = Chooser(self.routes, asked, rule_sets, lambda a, b: self._costs_more(a, b, now_ms))
         models = chooser.candidates()
-        if failed:
+        if failed or not self.health.available(asked.name):
             models += [m for m in self.routes.fallbacks(asked) if m not in models]
         models = [m for m in models if m.name not in failed]
         skipped = [m.name for m in models if not self.health.available(m.name)]
