@@ -97,6 +97,7 @@ class ChatFlow:
         if isinstance(done, Refused):
             return done
         attempt, body = done
+        self.planner.health.succeeded(attempt.model.name)
         with self.budgets.ended(attempt.admission):
             usage = self.usage_of(call, attempt, body.get("usage"), _answer_bytes(body))
             cost, standing = await self.finish(call, attempt, usage)
@@ -139,7 +140,6 @@ class ChatFlow:
                 raise
             else:
                 attempt.upstream_s = self.clock.monotonic_s() - began_s
-                self.planner.health.succeeded(name)
                 return attempt, result
         return attempt
 

@@ -184,6 +184,7 @@ async def _end(
         flow.planner.health.failed(attempt.model.name, failure)
         last = shape.failure(problem_of_upstream(failure))
     else:
+        flow.planner.health.succeeded(attempt.model.name)
         answered = Answered(call, attempt, {}, usage, cost + opened.spent_before_nano, standing)
         last = shape.end(answered, _latency_s(flow.clock, opened)) + _DONE
     await send({"type": "http.response.body", "body": last, "more_body": False})

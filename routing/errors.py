@@ -23,7 +23,7 @@ class FailureKind(StrEnum):
 MAYBE_CHARGED = frozenset({FailureKind.TIMEOUT, FailureKind.BROKEN})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class UpstreamError(Exception):
     """An upstream call that gave no usable answer.
 

@@ -77,9 +77,7 @@ async def until_closed(receive: Receive) -> None:
 async def send_bytes(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
     """A complete JSON answer from its bytes."""
     length = (b"content-length", b"%d" % len(body))
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [_JSON, length, *(headers or ())]}
-    )
+    await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *(headers or ())]})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -106,9 +106,7 @@ def answer_body(plan: ChatPlan, answer_id: str, created_s: int, model: str) -> d
     }
 
 
-def stream_events(
-    plan: ChatPlan, head: Mapping[str, Any], tokens_per_chunk: int
-) -> Iterator[tuple[bytes, int]]:
+def stream_events(plan: ChatPlan, head: Mapping[str, Any], tokens_per_chunk: int) -> Iterator[tuple[bytes, int]]:
     """The plan as a stream's events, without usage and end mark: (the event's bytes, tokens made for it)."""
     for index, choice in enumerate(plan.choices):
         for delta, tokens in _deltas(choice, tokens_per_chunk):

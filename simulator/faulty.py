@@ -37,9 +37,7 @@ def reported_usage(usage: Usage, fault: Fault | None) -> Usage | None:
             return usage
 
 
-def chat_events(
-    plan: ChatPlan, head: Mapping[str, Any], tokens_per_chunk: int, fault: Fault | None
-) -> Events:
+def chat_events(plan: ChatPlan, head: Mapping[str, Any], tokens_per_chunk: int, fault: Fault | None) -> Events:
     """The events of a stream as they are sent: (bytes, tokens made for them), with the fault applied."""
     events = stream_events(plan, head, tokens_per_chunk)
     match fault.kind if fault else None:

@@ -59,6 +59,4 @@ class EventDecoder:
         if name == b"data":
             self._data.append(value.removeprefix(b" "))
             self._data_bytes += len(value)
-            if self._data_bytes > self._max_bytes:
-                raise EventTooLarge
         return None

@@ -330,7 +330,7 @@ def test_an_event_that_is_none_is_broken(payload: bytes) -> None:
 
 
 def test_odd_events_break_nothing() -> None:
-    odd = [
+    odd: list[dict[str, Any]] = [
         {"type": "message_start"},
         {"type": "content_block_delta", "delta": 7},
         {"type": "new"},

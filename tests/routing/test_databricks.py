@@ -224,6 +224,16 @@ async def test_fifty_calls_whose_token_was_revoked_fetch_one_more() -> None:
     assert len(server.requests) <= 2 + 1 + 100
 
 
+async def test_a_late_401_does_not_cost_the_new_token() -> None:
+    async with oauth(Issuer()) as (adapter, _, _clock):
+        credentials = adapter._credentials
+        old = await credentials.bearer()
+        assert credentials.refused(old)
+        assert await credentials.bearer() == "t2"
+        assert credentials.refused(old)
+        assert await credentials.bearer() == "t2"
+
+
 async def test_a_401_is_tried_again_once() -> None:
     issuer = Issuer()
     issuer.accepted = set()
@@ -299,6 +309,20 @@ async def test_no_token_no_call(status: int, kind: FailureKind) -> None:
             await adapter.send(call())
     assert caught.value.kind is kind
     assert INVOCATIONS not in [r.path for r in server.requests]
+
+
+@pytest.mark.parametrize(("reply", "kind"), [(None, FailureKind.NOT_SENT), (b"<html>", FailureKind.UNAVAILABLE)])
+async def test_a_token_endpoint_that_is_broken_costs_nothing(reply: bytes | None, kind: FailureKind) -> None:
+    async def handler(request: Request) -> None:
+        if reply is None:
+            request.reset()
+        else:
+            await request.answer(reply)
+
+    async with workspace(handler, api_key=None, client_id="id", client_secret="secret") as (adapter, _, _clock):
+        with pytest.raises(UpstreamError) as caught:
+            await adapter.send(call())
+    assert caught.value.kind is kind
 
 
 async def test_a_token_endpoint_that_hangs_costs_nothing() -> None:

@@ -109,8 +109,8 @@ def test_other_shapes() -> None:
 
 
 def test_a_vendors_text_carries_no_key_and_has_a_bound() -> None:
-    said = {"error": {"message": "Incorrect API key provided: sk-proj-****WXYZ.", "code": "invalid_api_key"}}
-    assert "sk-" not in sort(401, said).message
+    said = {"error": {"message": "Incorrect API key provided: gsk_****WXYZ.", "code": "invalid_api_key"}}
+    assert "WXYZ" not in sort(401, said).message
     text = clean_message("got Authorization: Bearer dapi0123456789abcdef and dapi0123456789abcdef, x" + "y" * 5000)
     assert "0123456789" not in text
     assert len(text) <= 1000
