@@ -8,7 +8,6 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from core.errors import SpendgateError
-from gateway.auth import authenticate
 from gateway.errors import problem_of
 from gateway.hot import HotRoutes
 from gateway.http import Receive, Scope, Send, read_body, read_headers, respond
@@ -63,7 +62,7 @@ def create_router(
     async def models(request: Request) -> JSONResponse:
         """The models that can be called, in OpenAI's shape."""
         try:
-            authenticate(read_headers(request.scope, hot.limits), hot.keys)
+            await hot.callers.authenticate(read_headers(request.scope, hot.limits))
         except SpendgateError as error:
             problem = problem_of(error)
             body = OpenAISurface("chat").problem(problem)

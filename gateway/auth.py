@@ -1,10 +1,15 @@
 """Key -> scope chain. Every call needs a key; a caller names scopes by headers, if its key lets it."""
 
-from core.errors import Forbidden, InvalidInput
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from core.clock import Clock
+from core.errors import Forbidden, InvalidInput, Unauthorized
 from core.keys import ApiKey, KeyRing, KeyRole, scope_chain
 from core.scope import Scope, parse_scope, parse_scope_text
 from gateway.http import Headers
 
+_REFRESH_EVERY_S = 0.05
 #: Set by the gateway itself, never by a caller.
 _RESERVED_TYPES = frozenset({"key", "model"})
 
@@ -18,13 +23,36 @@ def key_text(headers: Headers) -> str | None:
     return headers.get("x-api-key")
 
 
-def authenticate(headers: Headers, keys: KeyRing, role: KeyRole = KeyRole.AGENT) -> ApiKey:
-    """The key of a request.
+@dataclass(slots=True)
+class Authenticator:
+    """Knows who calls.
 
-    Raises:
-        Unauthorized, Forbidden: see `core.keys.KeyRing.authenticate`.
+    refresh: reads the keys again; asked when a key is not known, for another worker may just have made it, but
+        rarely, so that guessing keys does not load the store.
     """
-    return keys.authenticate(key_text(headers), role)
+
+    keys: KeyRing
+    clock: Clock
+    refresh: Callable[[], Awaitable[None]]
+    _refreshed_s: float = 0.0
+
+    async def authenticate(self, headers: Headers) -> ApiKey:
+        """The agent key of a request.
+
+        Raises:
+            Unauthorized, Forbidden: see `core.keys.KeyRing.authenticate`.
+            StoreUnavailable: the key is not known here, and the store can't be asked.
+        """
+        text = key_text(headers)
+        try:
+            return self.keys.authenticate(text, KeyRole.AGENT)
+        except Unauthorized:
+            now_s = self.clock.monotonic_s()
+            if text is None or now_s - self._refreshed_s < _REFRESH_EVERY_S:
+                raise
+            self._refreshed_s = now_s
+        await self.refresh()
+        return self.keys.authenticate(text, KeyRole.AGENT)
 
 
 def named_scopes(headers: Headers) -> dict[str, Scope]:

@@ -10,8 +10,7 @@ from budget.service import Refused
 from core.clock import Clock
 from core.errors import SpendgateError, Unauthorized
 from core.ids import Ids, derived_id
-from core.keys import KeyRing
-from gateway.auth import authenticate, chain_of, named_scopes
+from gateway.auth import Authenticator, chain_of, named_scopes
 from gateway.call import Call, admitted, worst
 from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of, problem_of_refusal, problem_of_upstream
@@ -48,7 +47,7 @@ class HotRoutes:
     """
 
     flow: ChatFlow
-    keys: KeyRing
+    callers: Authenticator
     clock: Clock
     ids: Ids
     limits: Limits
@@ -116,7 +115,7 @@ class HotRoutes:
     ) -> tuple[Call, Claim | Replay | None]:
         received_ms, received_s = self.clock.now_ms(), self.clock.monotonic_s()
         headers = read_headers(scope, self.limits)
-        key = authenticate(headers, self.keys)
+        key = await self.callers.authenticate(headers)
         why_not = self.ready()
         if why_not:
             raise NotReady(why_not)

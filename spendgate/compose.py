@@ -24,6 +24,7 @@ from dashboard.app import create_router as create_dashboard
 from dashboard.deps import Deps
 from dashboard.errors import install_errors
 from gateway.app import ASGI, create_app, create_router
+from gateway.auth import Authenticator
 from gateway.chat import ChatFlow
 from gateway.hot import HotRoutes
 from gateway.http import Limits
@@ -141,7 +142,8 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     limits = Limits(body_bytes=settings.max_body_bytes)
     running_ms = round((settings.call_timeout_s + settings.lease_s) * 1000)
     answers = RedisAnswerMemory(client, namespace=settings.namespace, running_ms=running_ms)
-    hot = HotRoutes(flow, keys, clock, ids, limits, answers, worker.why_not_ready)
+    callers = Authenticator(keys, clock, snapshot.refresh)
+    hot = HotRoutes(flow, callers, clock, ids, limits, answers, worker.why_not_ready)
     webhook = HeliconeWebhook(
         budgets,
         prices,
