@@ -37,6 +37,7 @@ from spendgate import __version__
 from spendgate.catalog import load_catalog, smallest_call_nano
 from spendgate.settings import Role, Settings
 from spendgate.snapshot import Snapshot
+from spendgate.tasks import stop_all
 
 log = logging.getLogger("spendgate")
 
@@ -95,9 +96,7 @@ class Worker:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await stop_all(tasks)
             left = await self.budgets.flush()
             if left:
                 log.error("%d settlements have not reached the store; the next worker will bring them", left)

@@ -31,6 +31,7 @@ from spendgate.bootstrap import Prepared, prepare
 from spendgate.catalog import SIMULATED
 from spendgate.settings import Role, Settings
 from spendgate.sources import EdgeConfigPoller
+from spendgate.tasks import stop_all
 
 log = logging.getLogger("spendgate")
 
@@ -125,9 +126,7 @@ class Supervisor:
             await self.stopping.wait()
         finally:
             self.stopping.set()
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
+            await stop_all(jobs)
             await asyncio.gather(*keepers)
             listener.close()
 

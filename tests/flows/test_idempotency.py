@@ -1,24 +1,8 @@
 """Idempotency-Key on a real gateway: a client that asks again is not charged again."""
 
 import concurrent.futures
-from collections.abc import Iterator
 
-import pytest
-
-from tests.support.gateway import Answer, RunningGateway, running_gateway
-from tests.support.simulated import running_simulator
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[object]:
-    with running_simulator() as simulated:
-        yield simulated
-
-
-@pytest.fixture(scope="module")
-def gateway(simulator) -> Iterator[RunningGateway]:
-    with running_gateway(DATABRICKS_BASE_URL=simulator.base_url, DATABRICKS_API_KEY="x") as running:
-        yield running
+from tests.support.gateway import Answer, RunningGateway
 
 
 def ask(gateway: RunningGateway, key: str, agent: str, prompt: str = "Hello", **fields: object) -> Answer:

@@ -1,0 +1,41 @@
+"""The accounting truths, on the live state of a running gateway."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from budget.connect import connect
+from budget.embedded import running_url
+from budget.redis_store import RedisBudgetStore
+from budget.verify import verify
+from tests.support.gateway import RunningGateway
+
+Events = list[dict[str, str]]
+
+
+def events_of(gateway: RunningGateway) -> Events:
+    """Every event, oldest first; `detail` parsed into `request_id`, `outcome`, … beside the fields."""
+    events: Events = asyncio.run(_on_store(gateway, lambda store: store.events("-", 100_000)))
+    out = []
+    for _, event in events:
+        detail = json.loads(event.get("detail") or "{}")
+        out.append({**{k: v for k, v in detail.items() if isinstance(v, str)}, **event})
+    return out
+
+
+def assert_books_are_right(gateway: RunningGateway, *, open_holds: int = 0) -> Events:
+    """No drift, and this many open holds; the events."""
+    result = asyncio.run(_on_store(gateway, verify))
+    assert result.drift == []
+    assert result.open_holds == open_holds
+    return events_of(gateway)
+
+
+async def _on_store(gateway: RunningGateway, work):
+    url = gateway.environment.get("REDIS_URL")
+    url = url or running_url(Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey")
+    store = RedisBudgetStore(connect(url))
+    try:
+        return await work(store)
+    finally:
+        await store.close()
