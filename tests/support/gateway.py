@@ -110,7 +110,7 @@ class RunningGateway:
 
 
 @contextmanager
-def running_gateway(folder: Path | None = None, **environment: str) -> Iterator[RunningGateway]:
+def running_gateway(folder: Path | None = None, /, **environment: str) -> Iterator[RunningGateway]:
     """`spendgate serve` on a free port, ready to serve; stopped for sure at the end.
 
     folder: its data; a temporary one if None. environment: settings, such as ``BUDGET_DEFAULT_LIMIT="0.01"``.
@@ -129,7 +129,7 @@ def running_gateway(folder: Path | None = None, **environment: str) -> Iterator[
                     gateway.process.wait()
 
 
-def start_gateway(folder: Path, **environment: str) -> RunningGateway:
+def start_gateway(folder: Path, /, **environment: str) -> RunningGateway:
     """Start, and wait for the banner.
 
     Raises:
