@@ -15,11 +15,11 @@ Events = list[dict[str, str]]
 
 def events_of(gateway: RunningGateway) -> Events:
     """Every event, oldest first; `detail` parsed into `request_id`, `outcome`, … beside the fields."""
-    events: Events = asyncio.run(_on_store(gateway, lambda store: store.events("-", 100_000)))
-    out = []
+    events = asyncio.run(_on_store(gateway, lambda store: store.events("-", 100_000)))
+    out: Events = []
     for _, event in events:
-        detail = json.loads(event.get("detail") or "{}")
-        out.append({**{k: v for k, v in detail.items() if isinstance(v, str)}, **event})
+        detail: dict[str, object] = json.loads(event.get("detail") or "{}")
+        out.append({k: v for k, v in detail.items() if isinstance(v, str)} | event)
     return out
 
 
