@@ -15,6 +15,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = dict[str, str]
 
 _MAX_NESTING = 64
+_MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 
 
 class HeadersTooLarge(SpendgateError):
@@ -67,6 +68,7 @@ async def read_body(headers: Headers, receive: Receive, limits: Limits) -> bytes
     if not length.isdigit():
         raise InvalidInput("Content-Length", "must be a number")
     if int(length) > limits.body_bytes:
+        await _discard(receive)
         raise BodyTooLarge(f"the body is larger than {limits.body_bytes} bytes")
     chunks: list[bytes] = []
     size = 0
@@ -77,9 +79,21 @@ async def read_body(headers: Headers, receive: Receive, limits: Limits) -> bytes
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > limits.body_bytes:
+            chunks.clear()
+            await _discard(receive)
             raise BodyTooLarge(f"the body is larger than {limits.body_bytes} bytes")
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a while without keeping anything: a client that is still sending would not hear the answer."""
+    left = _MAX_DISCARDED_BYTES
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return
 
 
 def read_json_object(raw: bytes) -> dict[str, Any]:
