@@ -1,6 +1,7 @@
 """Processes die; the money does not."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -155,7 +156,9 @@ def test_sigterm_lets_a_running_stream_end(simulator: Simulated) -> None:
 def test_the_store_stops_for_a_while(simulator: Simulated) -> None:
     simulator.change_model(MODEL, latency_ms=1500)
     with running_gateway(**settings(simulator)) as gateway:
-        store = int(subprocess.run(["pgrep", "-f", "valkey-server"], capture_output=True, text=True).stdout.split()[-1])
+        store = json.loads((Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey" / "server.json").read_text())[
+            "pid"
+        ]
         got = []
         thread = threading.Thread(target=lambda: got.append(gateway.chat(agent="victim", maxTokens=20)))
         thread.start()
