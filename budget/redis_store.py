@@ -14,17 +14,14 @@ Layout; every key carries the hash tag ``{namespace}``, so that all accounts of 
     sg:{ns}:version, :documents, :changed   the snapshot of budgets and keys
 """
 
-import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from budget.checks import check_request, check_resolution
-from budget.connect import ServerReport, check_server, close
+from budget.connect import ServerReport, StoreClient, check_server, close
 from budget.model import (
     AccountTerms,
     Balance,
@@ -39,31 +36,14 @@ from budget.model import (
     StaleSnapshot,
 )
 from budget.ports import AccountBalance, Change, DueHold, FoundHold, OpenHold
+from budget.script import Script
 from core.errors import Conflict, InvalidInput, StoreUnavailable
 
 MAX_CLOCK_SKEW_MS = 5_000
 ACCOUNT_KEPT_AFTER_END_MS = 40 * 86_400_000
 
-Client = Redis | RedisCluster
-
 #: What a client raises when the store is away or refuses; a cluster's own errors are no RedisError.
 _AWAY = (RedisError, RedisClusterException, OSError)
-
-
-class _Script:
-    """A Lua script called by its hash, loaded again when the store has forgotten it."""
-
-    def __init__(self, name: str) -> None:
-        self.text = files("budget").joinpath("lua", f"{name}.lua").read_text()
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    async def call(self, client: Client, keys: list[str], args: list[str | bytes]) -> list[bytes]:
-        try:
-            reply = client.evalsha(self.sha, len(keys), *keys, *args)
-            return cast(list[bytes], await reply)
-        except NoScriptError:
-            reply = client.eval(self.text, len(keys), *keys, *args)
-            return cast(list[bytes], await reply)
 
 
 class RedisBudgetStore:
@@ -73,14 +53,14 @@ class RedisBudgetStore:
     keep_ms: how long an ended hold is remembered, for late settlements, webhooks and retries.
     """
 
-    def __init__(self, client: Client, *, namespace: str = "main", keep_ms: int = 86_400_000) -> None:
+    def __init__(self, client: StoreClient, *, namespace: str = "main", keep_ms: int = 86_400_000) -> None:
         self._client = client
         self._prefix = f"sg:{{{namespace}}}:"
         self._keep_ms = keep_ms
-        self._reserve = _Script("reserve")
-        self._resolve = _Script("resolve")
-        self._extend = _Script("extend")
-        self._put = _Script("put_document")
+        self._reserve = Script("budget", "reserve")
+        self._resolve = Script("budget", "resolve")
+        self._extend = Script("budget", "extend")
+        self._put = Script("budget", "put_document")
 
     def key(self, *parts: str) -> str:
         """The full name of a key of this namespace."""
@@ -233,9 +213,10 @@ class RedisBudgetStore:
         """Close the connections."""
         await close(self._client)
 
-    async def _call(self, script: _Script, keys: list[str], args: list[str | bytes]) -> list[bytes]:
+    async def _call(self, script: Script, keys: list[str], args: list[str | bytes]) -> list[bytes]:
         try:
-            return await script.call(self._client, keys, args)
+            reply: list[bytes] = await script.call(self._client, keys, args)
+            return reply
         except _AWAY as error:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
 

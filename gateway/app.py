@@ -59,14 +59,14 @@ def create_router(
         return Response(status_code=204)
 
     @router.get("/v1/models", tags=["models"])
-    async def models(request: Request) -> JSONResponse:
+    async def models(request: Request) -> Response:
         """The models that can be called, in OpenAI's shape."""
         try:
             await hot.callers.authenticate(read_headers(request.scope, hot.limits))
         except SpendgateError as error:
             problem = problem_of(error)
             body = OpenAISurface("chat").problem(problem)
-            return Response(body, problem.status, media_type="application/json")  # type: ignore[return-value]
+            return Response(body, problem.status, media_type="application/json")
         data = [{"id": m.name, "object": "model", "created": 0, "owned_by": m.endpoint} for m in routes.models]
         return JSONResponse({"object": "list", "data": data})
 

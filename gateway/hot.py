@@ -181,7 +181,8 @@ class HotRoutes:
 
 async def _never() -> Message:
     """A client that is not listened to."""
-    return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+    forever: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    return await forever
 
 
 class NotReady(SpendgateError):

@@ -14,13 +14,13 @@ import base64
 import hashlib
 import logging
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any, Protocol
 
 import orjson
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from budget.connect import StoreClient
+from budget.script import Script
 from core.errors import Conflict, InvalidInput, SpendgateError, StoreUnavailable
 from gateway.http import Message, Send
 
@@ -96,17 +96,13 @@ class RedisAnswerMemory:
         self._client = client
         self._prefix = f"sg:{{{namespace}}}:answer:"
         self._running_ms = running_ms
-        self._script = files("gateway").joinpath("lua", "claim_answer.lua").read_text()
-        self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+        self._script = Script("gateway", "claim_answer")
 
     async def claim(self, name: str, fingerprint: str) -> Claim | Replay:
         """Take the key for a request."""
-        arguments = (1, self._prefix + name, fingerprint, str(self._running_ms))
+        keys, args = [self._prefix + name], [fingerprint, str(self._running_ms)]
         try:
-            try:
-                reply: Any = await self._client.evalsha(self._sha, *arguments)
-            except NoScriptError:
-                reply = await self._client.eval(self._script, *arguments)
+            reply = await self._script.call(self._client, keys, [*args])
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
         if reply[0] == b"claimed":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from budget.codec import budget_from_spec
 from budget.connect import ServerReport, check_server, close, connect
+from budget.model import Budget
 from budget.redis_store import RedisBudgetStore
 from core.clock import Clock
 from core.errors import ConfigError, Conflict
@@ -145,7 +146,7 @@ async def _budgets(store: RedisBudgetStore, settings: Settings, clock: Clock) ->
     await _sync(store, budgets, "yaml")
 
 
-async def _sync(store: RedisBudgetStore, budgets: list, source: str) -> None:  # type: ignore[type-arg]
+async def _sync(store: RedisBudgetStore, budgets: list[Budget], source: str) -> None:
     try:
         await sync(store, budgets, source)
     except Conflict:  # another supervisor is starting too; what it wrote is what we want

@@ -1,0 +1,28 @@
+"""Lua scripts of the live state."""
+
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from budget.connect import StoreClient
+
+
+class Script:
+    """A script called by its hash, and loaded again when the store has forgotten it."""
+
+    def __init__(self, package: str, name: str) -> None:
+        self.text = files(package).joinpath("lua", f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    async def call(self, client: StoreClient, keys: list[str], args: list[str | bytes]) -> Any:
+        """The script's reply.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: as the client does.
+        """
+        try:
+            return await client.evalsha(self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await client.eval(self.text, len(keys), *keys, *args)
