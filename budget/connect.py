@@ -35,6 +35,8 @@ from budget.server_binary import is_supported
 from core.errors import ConfigError, StoreUnavailable
 
 StoreClient: TypeAlias = Redis | RedisCluster
+#: What a client raises when the store is away or refuses; a cluster's own errors are no RedisError.
+STORE_ERRORS = (RedisError, RedisClusterException, OSError)
 
 CONNECT_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0

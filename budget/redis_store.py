@@ -18,10 +18,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisClusterException, RedisError
 
 from budget.checks import check_request, check_resolution
-from budget.connect import ServerReport, StoreClient, check_server, close
+from budget.connect import STORE_ERRORS, ServerReport, StoreClient, check_server, close
 from budget.model import (
     AccountTerms,
     Balance,
@@ -41,9 +40,6 @@ from core.errors import Conflict, InvalidInput, StoreUnavailable
 
 MAX_CLOCK_SKEW_MS = 5_000
 ACCOUNT_KEPT_AFTER_END_MS = 40 * 86_400_000
-
-#: What a client raises when the store is away or refuses; a cluster's own errors are no RedisError.
-_AWAY = (RedisError, RedisClusterException, OSError)
 
 
 class RedisBudgetStore:
@@ -140,7 +136,7 @@ class RedisBudgetStore:
             pipeline.hmget(self.key("a", account), "spent", "held")
         try:
             rows = await pipeline.execute()
-        except _AWAY as error:
+        except STORE_ERRORS as error:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
         return [
             AccountBalance(account, int(spent or 0), int(held or 0))
@@ -217,7 +213,7 @@ class RedisBudgetStore:
         try:
             reply: list[bytes] = await script.call(self._client, keys, args)
             return reply
-        except _AWAY as error:
+        except STORE_ERRORS as error:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
 
     async def _command(self, name: str, key: str, *args: str | bytes) -> Any:
@@ -230,7 +226,7 @@ class RedisBudgetStore:
             await self._client.initialize()  # a cluster's slots are not known before
             node = self._client.get_node_from_key(key)
             return await self._client.execute_command("TIME", target_nodes=node)
-        except _AWAY as error:
+        except STORE_ERRORS as error:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
 
 

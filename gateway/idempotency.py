@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
-from redis.exceptions import RedisError
 
-from budget.connect import StoreClient
+from budget.connect import STORE_ERRORS, StoreClient
 from budget.script import Script
 from core.errors import Conflict, InvalidInput, SpendgateError, StoreUnavailable
 from gateway.http import Message, Send
@@ -103,7 +102,7 @@ class RedisAnswerMemory:
         keys, args = [self._prefix + name], [fingerprint, str(self._running_ms)]
         try:
             reply = await self._script.call(self._client, keys, [*args])
-        except (RedisError, OSError) as error:
+        except STORE_ERRORS as error:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
         if reply[0] == b"claimed":
             return Claim(name, int(reply[1]))
@@ -130,7 +129,7 @@ class RedisAnswerMemory:
         pipeline.pexpire(self._prefix + claim.name, _KEEP_MS)
         try:
             await pipeline.execute()
-        except (RedisError, OSError) as error:
+        except STORE_ERRORS as error:
             log.error("an idempotency key stays claimed until its time is over: %s", error)
 
 
