@@ -104,13 +104,6 @@ class Health:
         if circuit is not None and self._half_open(circuit):
             circuit.probe_until_s = self._clock.monotonic_s() + self._policy.probe_s
 
-    def allows(self, model: str) -> bool:
-        """Whether a call may try this model now; if it may, it counts as started."""
-        if not self.available(model):
-            return False
-        self.started(model)
-        return True
-
     def succeeded(self, model: str) -> None:
         """It answered: the circuit closes, unless it was opened while the call ran."""
         circuit = self._circuits.get(model)
