@@ -22,7 +22,7 @@ from budget.model import Basis, BudgetState, Hold, NextHold, Settlement
 from budget.service import Admission, BudgetService, Refused
 from core.clock import Clock
 from core.errors import SpendgateError
-from core.ids import Ids
+from core.ids import derived_id
 from gateway.call import AccountStanding, Answered, Attempt, Call, admitted, worst
 from gateway.planner import Planner
 from gateway.record import attempt_detail, hold_detail
@@ -38,7 +38,7 @@ log = logging.getLogger("spendgate.gateway")
 #: Failures worth another try at the same model.
 _TRY_AGAIN = frozenset({FailureKind.NOT_SENT, FailureKind.RATE_LIMITED, FailureKind.UNAVAILABLE})
 _TRIES_PER_MODEL = 2
-_MAX_TRIES = 5
+MAX_TRIES = 5
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 5.0
 
@@ -77,7 +77,6 @@ class ChatFlow:
     budgets: BudgetService
     upstreams: Upstreams
     clock: Clock
-    ids: Ids
     call_timeout_s: float = 290.0
 
     async def answer(self, call: Call) -> Answered | Refused:
@@ -144,7 +143,7 @@ class ChatFlow:
         return attempt
 
     async def _admit(self, call: Call, progress: _Progress) -> Attempt | Refused:
-        hold_id = "hld_" + call.request_id.partition("_")[2] if not progress.tries else self.ids.new("hld")
+        hold_id = attempt_id(call.request_id, sum(progress.tries.values()))
         asked = self.planner.asked(call)
 
         def make_plan(now_ms: int) -> Any:
@@ -188,13 +187,13 @@ class ChatFlow:
         self.planner.health.failed(name, error)
         charged = error.kind in MAYBE_CHARGED
         log.warning("%s: attempt at %s failed: %s (status %s)", call.request_id, name, error.kind, error.status)
-        if error.kind is FailureKind.REJECTED or sum(progress.tries.values()) >= _MAX_TRIES:
+        if error.kind is FailureKind.REJECTED or sum(progress.tries.values()) >= MAX_TRIES:
             await self._end_failed(call, attempt, charged=charged, kind=error.kind)
             raise error
         pause_s = self._pause_s(call, progress, name, error)
         if pause_s is not None:
             await asyncio.sleep(pause_s)
-            return await self._again(call, attempt, error)
+            return await self._again(call, progress, attempt, error)
         progress.failed.append(name)
         progress.charged_nano += await self._end_failed(call, attempt, charged=charged, kind=error.kind)
         try:
@@ -214,10 +213,11 @@ class ChatFlow:
         left_s = self.call_timeout_s - (self.clock.monotonic_s() - call.received_s)
         return pause_s if pause_s <= min(_MAX_PAUSE_S, left_s / 2) else None
 
-    async def _again(self, call: Call, attempt: Attempt, error: UpstreamError) -> Attempt:
+    async def _again(self, call: Call, progress: _Progress, attempt: Attempt, error: UpstreamError) -> Attempt:
         """The same model once more, with the money of the attempt that failed."""
         old = attempt.admission
-        following = NextHold(self.ids.new("hld"), old.hold.amount_nano, hold_detail(call, old.candidate.model))
+        next_id = attempt_id(call.request_id, sum(progress.tries.values()))
+        following = NextHold(next_id, old.hold.amount_nano, hold_detail(call, old.candidate.model))
         detail = attempt_detail(call, attempt, None, 0, self.clock.now_ms(), outcome=error.kind)
         taken = await self.budgets.hand_over(old, following, cost_nano=0, basis=Basis.EXACT, detail=detail)
         if not taken:
@@ -278,6 +278,11 @@ class ChatFlow:
             if new.state > old.state:
                 log.warning("%s is now %s", new.terms.scope, new.state.label)
         return worst(after)
+
+
+def attempt_id(request_id: str, number: int) -> str:
+    """The hold of a request's attempt, from 0; known from the request alone, so that a webhook can find the last."""
+    return derived_id("hld", request_id, str(number)) if number else "hld_" + request_id.partition("_")[2]
 
 
 def _outgoing_body(call: Call, admission: Admission, disabled: set[str]) -> tuple[dict[str, Any], list[str]]:

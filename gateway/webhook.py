@@ -20,6 +20,7 @@ from core.errors import InvalidInput, Unauthorized
 from core.ids import derived_id, uuid_to_id
 from core.money import parse_usd_nano
 from core.scope import Scope, parse_scope
+from gateway.chat import MAX_TRIES, attempt_id
 from gateway.http import read_json_object
 from telemetry.prices import PriceBook, UnpricedModel
 from telemetry.pricing import cost_nano
@@ -84,9 +85,24 @@ class HeliconeWebhook:
     async def _true_up(self, spend: Spend, detail: bytes) -> None:
         if spend.cost_nano is None and not spend.input_tokens + spend.output_tokens:
             return  # knows no better than we do
-        settlement = await self.budgets.true_up(spend.own_hold or "", self._cost(spend), detail)
+        cost = self._cost(spend)
+        if not cost:
+            return  # a sender that does not know the price says 0; that makes no call free
+        settlement = await self.budgets.true_up(await self._answering_attempt(spend), cost, detail)
         if settlement is None:
             log.warning("webhook for our call %s came too late to true it up", spend.own_hold)
+
+    async def _answering_attempt(self, spend: Spend) -> str:
+        """The hold that a webhook is about: by a UUID that one attempt, by a request's id its last one."""
+        hold_id = spend.own_hold or ""
+        if not spend.source_id.startswith("req_"):
+            return hold_id
+        for number in range(1, MAX_TRIES + 1):
+            following = attempt_id(spend.source_id, number)
+            if await self.budgets.store.find(following) is None:
+                break
+            hold_id = following
+        return hold_id
 
     def _check(self, raw: bytes, signature: str | None) -> None:
         """HMAC-SHA256 over the exact bytes, compared in constant time."""

@@ -137,7 +137,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     upstreams, health = Upstreams(routes, clock), Health(clock)
     worker = Worker(settings, store, snapshot, budgets, upstreams, health)
     planner = Planner(routes, prices, book, health)
-    flow = ChatFlow(planner, budgets, upstreams, clock, ids, settings.call_timeout_s)
+    flow = ChatFlow(planner, budgets, upstreams, clock, settings.call_timeout_s)
     limits = Limits(body_bytes=settings.max_body_bytes)
     running_ms = round((settings.call_timeout_s + settings.lease_s) * 1000)
     answers = RedisAnswerMemory(client, namespace=settings.namespace, running_ms=running_ms)

@@ -4,14 +4,17 @@ import concurrent.futures
 import hashlib
 import hmac
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from core.ids import id_to_uuid
 from tests.support.gateway import Answer, RunningGateway, running_gateway
-from tests.support.invariants import assert_books_are_right
+from tests.support.invariants import assert_books_are_right, events_of
+from tests.support.simulated import Simulated
 
+DBRX = "databricks-dbrx-instruct"
 SECRET = "a secret of Helicone's"
 
 
@@ -84,6 +87,55 @@ def test_our_own_call_is_trued_up_once_and_never_charged_again(gateway: RunningG
     assert post(gateway, simple(agent, own, cost="0.02")).status == 204, "a stale one later has no effect"
     assert spent(gateway, agent) == 0.01
     assert_books_are_right(gateway)
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "garbage"])
+def test_the_attempt_that_answered_is_trued_up(gateway: RunningGateway, simulator: Simulated, fault: str) -> None:
+    agent = f"retried-{fault}"
+    simulator.set_fault(DBRX, fault=fault, times=1)
+    call = gateway.chat(agent=agent, maxTokens=10)
+    last = next(
+        e for e in events_of(gateway) if f":{agent}" in e.get("accounts", "") and e.get("outcome") == "answered"
+    )
+    first_cost = round(call.json["cost"] * 10**9) - int(last["cost_nano"])
+    for _ in range(2):
+        assert post(gateway, simple(agent, call.json["requestId"], cost="0.01")).status == 204
+    assert round(spent(gateway, agent) * 10**9) == 10_000_000 + first_cost
+    assert (first_cost > 0) == (fault == "garbage"), "a broken answer stays charged"
+    assert_books_are_right(gateway)
+
+
+def test_a_cost_of_nothing_does_not_make_our_own_call_free(gateway: RunningGateway) -> None:
+    call = gateway.chat(agent="not-free", maxTokens=10)
+    for zero in (0, "0", 0.0):
+        assert post(gateway, simple("not-free", call.json["requestId"], cost=zero)).status == 204
+    assert spent(gateway, "not-free") == call.json["cost"]
+
+
+def test_a_webhook_that_is_faster_than_the_answer_charges_nothing(
+    gateway: RunningGateway, simulator: Simulated
+) -> None:
+    simulator.set_fault(DBRX, fault="slow", delay_ms=500, times=1)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(gateway.chat, agent="early", maxTokens=10)
+        deadline_s = time.monotonic() + 5
+        while simulator.in_flight() == 0:
+            assert time.monotonic() < deadline_s, "the call reaches the upstream"
+            time.sleep(0.01)
+        own = simulator.bill(recent=1)["client_request_ids"][0]["client_request_id"]
+        assert post(gateway, simple("early", own, cost="0.01")).status == 204
+        call = calling.result()
+    assert spent(gateway, "early") == call.json["cost"]
+    assert post(gateway, simple("early", own, cost="0.01")).status == 204
+    assert spent(gateway, "early") == 0.01, "sent again, it counts"
+    assert_books_are_right(gateway)
+
+
+def test_a_call_under_an_idempotency_key_is_trued_up(gateway: RunningGateway) -> None:
+    body = {"prompt": "x", "scopeType": "agent", "scopeKey": "keyed", "maxTokens": 5}
+    call = gateway.request("POST", "/agent/chat", body, headers={"Idempotency-Key": "hook"})
+    assert post(gateway, simple("keyed", call.headers["x-request-id"], cost="0.01")).status == 204
+    assert spent(gateway, "keyed") == 0.01
 
 
 def test_helicones_own_payload(gateway: RunningGateway) -> None:
