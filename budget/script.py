@@ -8,12 +8,16 @@ from redis.exceptions import NoScriptError
 
 from budget.connect import StoreClient
 
+_INCLUDE = "-- include epoch.lua\n"
+
 
 class Script:
     """A script called by its hash, and loaded again when the store has forgotten it."""
 
     def __init__(self, package: str, name: str) -> None:
-        self.text = files(package).joinpath("lua", f"{name}.lua").read_text()
+        folder = files(package).joinpath("lua")
+        text = folder.joinpath(f"{name}.lua").read_text()
+        self.text = text.replace(_INCLUDE, folder.joinpath("epoch.lua").read_text() if _INCLUDE in text else "")
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def call(self, client: StoreClient, keys: list[str], args: list[str | bytes]) -> Any:

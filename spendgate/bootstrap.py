@@ -5,6 +5,7 @@ Runs in the supervisor, once per start; several supervisors at once write the sa
 
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,8 @@ class Prepared:
     agent_key: str | None
 
 
-async def prepare(settings: Settings, redis_url: str, clock: Clock) -> Prepared:
-    """Check the store and write what is missing.
+async def prepare(settings: Settings, redis_url: str, clock: Clock, begin: Callable[[], Awaitable[None]]) -> Prepared:
+    """Check the store and write what is missing. begin: sees that it has its books, before anything is written.
 
     Raises:
         ConfigError: the store can lose money, or a file of budgets breaks a rule.
@@ -52,6 +53,7 @@ async def prepare(settings: Settings, redis_url: str, clock: Clock) -> Prepared:
             raise ConfigError(f"the store can lose money: {problems} (SPENDGATE_ALLOW_UNSAFE_STORE=true starts anyway)")
         for problem in report.problems:
             log.error("the store can lose money: %s", problem)
+        await begin()
         store = RedisBudgetStore(client, namespace=settings.namespace)
         admin_key = await _admin_key(store, settings, clock)
         agent_key = await _quickstart_key(store, settings, clock)

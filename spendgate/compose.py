@@ -65,7 +65,8 @@ class Worker:
         """Why calls can't be admitted; None while they can."""
         if self.draining:
             return "this worker is shutting down"
-        return self.snapshot.why_not_ready()
+        lost = self.budgets.witness.lost
+        return f"the store's memory can't be trusted: {lost}" if lost else self.snapshot.why_not_ready()
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """What `/readyz` says."""
@@ -89,6 +90,7 @@ class Worker:
     async def running(self) -> AsyncIterator[None]:
         """Background work while the worker serves; settles what it can at the end."""
         with contextlib.suppress(StoreUnavailable):
+            await self.budgets.witness.look()
             await self.snapshot.refresh()
         tasks = [asyncio.create_task(self.snapshot.watch()), asyncio.create_task(self.budgets.run())]
         for task in tasks:
