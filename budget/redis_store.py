@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from budget.checks import check_request, check_resolution
 from budget.connect import STORE_ERRORS, ServerReport, StoreClient, check_server, close
-from budget.link import REBUILDING, Link
+from budget.link import NOBODY, REBUILDING, Acks, Link
 from budget.model import (
     AccountTerms,
     Balance,
@@ -52,10 +52,13 @@ class RedisBudgetStore:
 
     namespace: the hash tag; deployments with different namespaces share nothing.
     keep_ms: how long an ended hold is remembered, for late settlements, webhooks and retries.
+    acks: who else must have a hold before `reserve` returns it.
     """
 
-    def __init__(self, client: StoreClient, *, namespace: str = "main", keep_ms: int = 86_400_000) -> None:
-        self.link = Link(client, namespace)
+    def __init__(
+        self, client: StoreClient, *, namespace: str = "main", keep_ms: int = 86_400_000, acks: Acks = NOBODY
+    ) -> None:
+        self.link = Link(client, namespace, acks)
         self.key = self.link.key
         self._client = client
         self._command = self.link.command
@@ -91,7 +94,7 @@ class RedisBudgetStore:
         keys += [self.key("hold", request.hold_id), self.key("a")]
         keys += [self.key("a", a.id) for a in request.accounts]
         epoch = self.epoch
-        reply = await self.link.call(self._reserve, keys, _reserve_args(request))
+        reply = await self.link.call(self._reserve, keys, _reserve_args(request), acknowledged=True)
         if reply[0] == b"held":
             self.link.saw(reply[1], epoch)
         return _read_reserve(request, reply)

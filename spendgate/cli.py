@@ -107,7 +107,7 @@ def show_guarantees() -> None:
     except ConfigError as error:
         raise _fail(error) from None
     report = _on_store(lambda store: store.check())
-    for guarantee in guarantees(report, routes):
+    for guarantee in guarantees(report, routes, settings):
         typer.echo(("holds      " if guarantee.holds else "NOT HELD   ") + guarantee.text)
 
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from budget.book import BudgetBook
 from budget.connect import connect
 from budget.journal import Journal
+from budget.link import Acks
 from budget.redis_store import RedisBudgetStore
 from budget.service import BudgetService
 from core.clock import SystemClock
@@ -123,7 +124,8 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     book = BudgetBook(smallest_call_nano=smallest_call_nano(routes, prices, clock.now_ms()))
     keys = KeyRing()
     client = connect(redis_url)
-    store = RedisBudgetStore(client, namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000)
+    acks = Acks(settings.wait_replicas, settings.wait_fsync, settings.wait_ms)
+    store = RedisBudgetStore(client, namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000, acks=acks)
     snapshot = Snapshot(store, book, keys)
     budgets = BudgetService(
         store=store,
