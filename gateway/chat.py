@@ -192,7 +192,11 @@ class ChatFlow:
             raise error
         pause_s = self._pause_s(call, progress, name, error)
         if pause_s is not None:
-            await asyncio.sleep(pause_s)
+            try:
+                await asyncio.sleep(pause_s)
+            except asyncio.CancelledError:  # the hold of the attempt that failed still has to end
+                await asyncio.shield(self._end_failed(call, attempt, charged=charged, kind=error.kind))
+                raise
             return await self._again(call, progress, attempt, error)
         progress.failed.append(name)
         progress.charged_nano += await self._end_failed(call, attempt, charged=charged, kind=error.kind)
