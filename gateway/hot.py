@@ -23,7 +23,6 @@ from gateway.http import (
     Receive,
     Scope,
     Send,
-    encode_headers,
     read_body,
     read_headers,
     read_json_object,
@@ -159,10 +158,9 @@ class HotRoutes:
             await self._refuse(surface, problem_of_refusal(call, opened), call.request_id, send)
             return
         with self.flow.budgets.ended(opened.attempt.admission):
-            head = encode_headers(self._stream_headers(call, opened))
             shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
-            await send({"type": "http.response.start", "status": 200, "headers": head})
-            await pump(self.flow, opened, shape, receive if watch else _never, send)
+            headers = self._stream_headers(call, opened)
+            await pump(self.flow, opened, shape, headers, receive if watch else _never, send)
 
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt

@@ -16,7 +16,7 @@ from core.clock import Clock
 from gateway.call import Answered
 from gateway.chat import ChatFlow, OpenedStream, message_bytes
 from gateway.errors import Problem, problem_of_upstream
-from gateway.http import Receive, Send
+from gateway.http import Headers, Receive, Send, encode_headers
 from gateway.surfaces import agent_summary
 from routing.errors import FailureKind, UpstreamError
 from telemetry.usage import ExactUsage, Usage, read_usage
@@ -115,10 +115,12 @@ class Meter:
         return chunk
 
 
-async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, receive: Receive, send: Send) -> None:
-    """Carry an open stream to the client, then settle. The response has been started; this ends it."""
+async def pump(
+    flow: ChatFlow, opened: OpenedStream, shape: StreamShape, headers: Headers, receive: Receive, send: Send
+) -> None:
+    """Carry an open stream to the client, from the head of the response to its end, then settle."""
     meter = Meter()
-    pumping = asyncio.ensure_future(_forward(opened, shape, meter, send))
+    pumping = asyncio.ensure_future(_forward(opened, shape, meter, headers, send))
     leaving = asyncio.ensure_future(_disconnected(receive))
     outcome: str = "answered"
     try:
@@ -132,7 +134,8 @@ async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, receive
             await asyncio.shield(_end(flow, opened, shape, meter, pumping, send, outcome))
 
 
-async def _forward(opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send) -> None:
+async def _forward(opened: OpenedStream, shape: StreamShape, meter: Meter, headers: Headers, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": encode_headers(headers)})
     most_bytes = _most_bytes(opened)
     events: AsyncIterator[bytes] = opened.upstream.events()
     async for payload in events:
