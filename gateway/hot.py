@@ -99,7 +99,7 @@ class HotRoutes:
         if key is None:
             return None
         name = claim_name(call.key_id, key)
-        claimed = await self.answers.claim(name, fingerprint(path, raw, call.chain))
+        claimed = await self.answers.claim(name, fingerprint(path, raw, call.chain), call.request_id)
         if isinstance(claimed, Claim):
             call.request_id = derived_id("req", name, str(claimed.tries))
         return claimed
