@@ -40,6 +40,7 @@ log = logging.getLogger("spendgate.budget")
 
 _STALE_TRIES = 4
 _MAX_WAITING = 100_000
+_LAST_LOOKS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class BudgetService:
     owner: names this worker in its holds.
     lease_ms: how long a hold outlives its worker; renewed at a third of it.
     journal: where settlements wait for a store that is away; None keeps them in memory only.
+    sending: ends of holds that are on their way to the store, by hold.
     """
 
     store: BudgetStore
@@ -101,6 +103,7 @@ class BudgetService:
     lease_ms: int = 30_000
     journal: Journal | None = None
     waiting: list[Resolution] = field(default_factory=list)
+    sending: dict[str, Resolution] = field(default_factory=dict)
     witness: Witness = field(init=False)
 
     def __post_init__(self) -> None:
@@ -268,6 +271,7 @@ class BudgetService:
 
     async def _resolve(self, resolution: Resolution) -> Settlement | None:
         self.open_holds.pop(resolution.hold_id, None)
+        self.sending[resolution.hold_id] = resolution
         try:
             settlement = await self.store.resolve(resolution)
         except StoreUnavailable:
@@ -276,6 +280,8 @@ class BudgetService:
         except asyncio.CancelledError:
             self._wait(resolution)  # sending it twice has one effect
             raise
+        finally:
+            self.sending.pop(resolution.hold_id, None)
         self.witness.saw(resolution, settlement)
         if settlement.overage_nano:
             log.warning("hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano)
@@ -309,6 +315,18 @@ class BudgetService:
         if not self.waiting and self.journal:
             self.journal.clear()
         return len(self.waiting)
+
+    async def stop(self) -> int:
+        """The last flush of a worker whose calls have ended or been cancelled; returns how many ends of holds the next
+        worker has to bring. The process may be gone right after it, with what it was sending.
+        """
+        for _ in range(_LAST_LOOKS):
+            if not self.open_holds:
+                break
+            await asyncio.sleep(0.05)  # a call that was cancelled is about to say what it cost
+        for resolution in tuple(self.sending.values()):
+            self._wait(resolution)  # sending it twice has one effect
+        return await self.flush()
 
     async def renew(self) -> None:
         """Renew the leases of this worker's open holds."""

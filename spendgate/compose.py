@@ -100,7 +100,7 @@ class Worker:
             yield
         finally:
             await stop_all(tasks)
-            left = await self.budgets.flush()
+            left = await self.budgets.stop()
             if left:
                 log.error("%d settlements have not reached the store; the next worker will bring them", left)
             if self.budgets.journal:

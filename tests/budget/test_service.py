@@ -156,6 +156,19 @@ async def test_a_settlement_whose_caller_goes_away_is_done(worker: Worker, fault
     assert await worker.balance() == (20, 0)
 
 
+async def test_what_is_on_its_way_when_the_worker_stops_is_brought_or_written_down(worker: Worker) -> None:
+    running, admission = await worker.hold("h1"), await worker.hold("h2")
+    worker.line.faults = ["stuck"]
+    sending = asyncio.create_task(worker.service.settle(admission, 20, Basis.EXACT, b"{}"))
+    await until(lambda: not worker.line.faults)
+    stopping = asyncio.create_task(worker.service.stop())
+    await asyncio.sleep(0)
+    await worker.settle(running, 10)  # a call that ends while the worker stops
+    assert await stopping == 0
+    assert await worker.balance() == (30, 0)
+    sending.cancel()
+
+
 async def test_those_that_wait_go_in_order_until_the_store_fails_again(worker: Worker) -> None:
     admissions = [await worker.hold(f"h{i}", 10) for i in range(3)]
     worker.line.away = True
