@@ -105,6 +105,7 @@ class Books:
                 continue
             watched += 1
             spent_nano = before.get(terms.id, 0)
+            insist(terms.id in memory.holds[hold.id].account_ids, "held on every account", terms, hold)
             row = memory.accounts[terms.id]
             insist(row.spent_nano + row.held_nano <= terms.hard_nano, "spent + held <= hard cap", terms, row)
             insist(spent_nano < terms.stop_at_nano, "Stopped admits nothing", terms, spent_nano)

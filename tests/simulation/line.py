@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from budget.model import Hold, Refusal, ReserveRequest, Resolution, Settlement, StaleSnapshot
+from budget.model import Hold, Refusal, ReserveRequest, Resolution, ResolveMode, Settlement, StaleSnapshot
 from budget.ports import AccountBalance, Change, DueHold, FoundHold
 from core.errors import SpendgateError, StoreUnavailable
 from gateway.idempotency import AnswerGone, Claim, KeyReused, Replay, StillRunning
@@ -42,6 +42,8 @@ class Line:
     ) -> None:
         self._name = name
         self._trace = trace
+        self.asked: set[str] = set()  # holds that this worker asked for
+        self.decided: list[Resolution] = []  # ends that it decided
         self._loop = loop
         self._books = books
         self._weather = weather
@@ -69,7 +71,9 @@ class Line:
             timeout = _at(loop, TIMEOUT_S, _fail, reply)
             _at(loop, there_s, self._arrive, do, reply, back_s, fault == "reply_lost", timeout)
             if fault == "twice":
-                _at(loop, there_s + rng.random() * 3, self._again, do)
+                # A refusal is not remembered: what asks twice for a hold must bar it, as the service does.
+                again_s = rng.random() * 3 * (verb != "reserve")
+                _at(loop, there_s + again_s, self._again, do)
         return await reply
 
     def _arrive(
@@ -92,10 +96,15 @@ class Line:
         return await self._call(verb, args[0], lambda: self._books.do(verb, args))
 
     async def reserve(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
+        self.asked.add(request.hold_id)
         answer: Hold | Refusal | StaleSnapshot = await self._verb("reserve", request)
         return answer
 
     async def resolve(self, resolution: Resolution) -> Settlement:
+        if resolution.mode in (ResolveMode.SETTLE, ResolveMode.VOID):
+            self.decided.append(resolution)
+        if resolution.next_hold:
+            self.asked.add(resolution.next_hold.id)
         answer: Settlement = await self._verb("resolve", resolution)
         return answer
 

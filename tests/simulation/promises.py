@@ -13,6 +13,7 @@ from tests.simulation.worker import SimWorker
 from tests.simulation.world import World
 
 _LONGEST_PERIOD_S = 10.0
+_DECIDED = (HoldStatus.SETTLED, HoldStatus.VOIDED)
 
 
 def check_promises(world: World) -> None:
@@ -22,6 +23,7 @@ def check_promises(world: World) -> None:
         Broken: the first that was not kept.
     """
     _check_rest(world)
+    _check_ends(world)
     _check_answers(world)
     _check_liveness(world)
     _check_rest(world)
@@ -44,18 +46,31 @@ def _check_rest(world: World) -> None:
     world.rng.shuffle(order)
     books.replay(order)
     for worker in (*world.workers, *world.past):
-        _check_ends(worker)
+        _check_failures(worker)
     for stream in world.provider.streams:
         if not stream.owner_died():
             insist(stream.sent.closed_s is not None, "every stream is closed", stream.sent)
 
 
-def _check_ends(worker: SimWorker) -> None:
+def _check_failures(worker: SimWorker) -> None:
     for task in worker.spawned:
         error = task.exception() if task.done() and not task.cancelled() else None
         foreseen = error is None or isinstance(error, OSError) or str(error) == "a bug in an adapter"
         if not foreseen and not worker.dead:
             raise Broken(f"nothing fails that nobody foresaw: {error!r} in {task.get_coro()}") from error
+
+
+def _check_ends(world: World) -> None:
+    """How a worker ended a hold is how it ended. Only the lease of one that crashed runs out for good."""
+    holds = world.books.memory.holds
+    for worker in (*world.workers, *world.past):
+        for resolution in worker.journal.kept if worker.crashed else (*worker.line.decided, *worker.journal.kept):
+            hold = holds[resolution.hold_id]
+            insist(hold.status in _DECIDED, "what was decided is done", worker.name, resolution, hold)
+            insist(hold.trued or hold.cost_nano == resolution.cost_nano, "as it was decided", resolution, hold)
+        for hold_id in worker.line.asked if not worker.crashed else ():
+            known = holds.get(hold_id)
+            insist(known is None or known.status in _DECIDED, "a living worker ends its holds", hold_id, known)
 
 
 def _check_answers(world: World) -> None:
@@ -77,7 +92,7 @@ def _check_liveness(world: World) -> None:
     """A caller alone can use its cap to the last call that fits, and no further."""
     world.provider.moods = Moods(exact=True, slow_s=0.01)
     for worker in world.workers:
-        worker.die()
+        worker.retire()
     world.past += world.workers
     world.workers = [world.start("alone", 0)]  # whose circuits are closed
     world.wait(1.0)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -42,8 +43,9 @@ def run_seed(seed: int, *, tell: bool = False) -> tuple[Outcome, str]:
     try:
         world.play()
         check_promises(world)
-    except (Broken, RuntimeError) as error:
-        story = story_of(seed, world, f"{type(error).__name__}: {error}")
+    except Exception as error:  # whatever it is, the seed must be told
+        why = f"{error}" if isinstance(error, Broken) else traceback.format_exc()
+        story = story_of(seed, world, f"Broken: {why}")
         return Outcome(1, {seed: story}, world.seen), story
     finally:
         world.close()

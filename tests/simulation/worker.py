@@ -63,8 +63,15 @@ class SimJournal(Journal):
 
     ended = False
 
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder, name)
+        self.kept: list[Resolution] = []  # what it may be asked for
+
     def add(self, resolution: Resolution) -> bool:
-        return not self.ended and super().add(resolution)
+        if self.ended or not super().add(resolution):
+            return False
+        self.kept.append(resolution)
+        return True
 
     def clear(self) -> None:
         if not self.ended:
@@ -79,6 +86,7 @@ class SimJournal(Journal):
         if not self.ended:
             self.ended = True
             if torn_bytes and self._bytes:
+                self.kept.pop()
                 os.ftruncate(self._file, max(0, self._bytes - torn_bytes))
             os.close(self._file)
 
@@ -93,7 +101,9 @@ class SimWorker(Owner):
         self.name = name
         self.loop = loop
         self.clock = clock
+        self.line = line
         self.draining = False
+        self.crashed = False
         self.torn_bytes = 0
         self.requests: list[asyncio.Task[Any]] = []
         self.spawned: list[asyncio.Task[Any]] = []
@@ -137,11 +147,17 @@ class SimWorker(Owner):
     def die(self) -> None:
         """Kill -9: nothing of it runs on; its files stay, their locks go."""
         if not self.dead:
+            self.crashed = True
             super().die()
             self.journal.drop(self.torn_bytes)
 
+    def retire(self) -> None:
+        """It is not needed any more, and has nothing left to do."""
+        super().die()
+        self.journal.drop(0)
+
     async def drain(self) -> None:
-        """SIGTERM, in the order in which uvicorn, the worker and `asyncio.run` go about it."""
+        """SIGTERM, in the order in which uvicorn and the worker go about it."""
         self.draining = True
         running = [t for t in self.requests if not t.done()]
         if running:
@@ -149,12 +165,6 @@ class SimWorker(Owner):
         for task in running:
             task.cancel()
         await stop_all(self._background)
-        await self.budgets.flush()
+        await self.budgets.stop()
         self.journal.close()
-        me = asyncio.current_task()
-        left = [t for t in self.loop.tasks_of(self) if t is not me]
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left)
-        super().die()
+        super().die()  # by the signal, which uvicorn raises again at its end
