@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from budget.book import BudgetBook
 from budget.journal import Journal
@@ -251,7 +251,14 @@ class BudgetService:
         accounts = self.book.accounts(chain, self.clock.now_ms())
         ids = tuple(a.id for a in accounts)
         resolution = Resolution(hold_id, ResolveMode.POST, ids, cost_nano, basis, detail, terms=accounts)
-        settlement = await self.store.resolve(resolution)
+        try:
+            settlement = await self.store.resolve(resolution)
+        except InvalidInput:
+            found = await self.store.find(hold_id)
+            if found is None:
+                raise
+            # It comes again: in another period, or under other budgets, its chain has other accounts.
+            return await self.store.resolve(replace(resolution, account_ids=found.account_ids, terms=()))
         self.witness.saw(resolution, settlement)
         return settlement
 

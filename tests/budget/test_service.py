@@ -278,6 +278,14 @@ async def test_spend_from_outside_is_posted_once_to_every_account(worker: Worker
     assert [e["to"] for e in worker.memory.log if e["type"] == "state"] == ["1", "1"]
 
 
+async def test_spend_from_outside_that_comes_again_when_the_accounts_are_others_changes_nothing(worker: Worker) -> None:
+    await worker.service.post("wh1", [BOT], 90, Basis.WEBHOOK, b"{}")
+    worker.book.put(Budget("b", BOT, 100, cadence="daily"))
+    again = await worker.service.post("wh1", [BOT], 90, Basis.WEBHOOK, b"{}")
+    assert not again.applied
+    assert await worker.balance() == (90, 0)
+
+
 async def test_a_true_up_corrects_what_is_remembered(worker: Worker) -> None:
     assert await worker.service.true_up("h1", 5, b"{}") is None
     await worker.settle(await worker.hold("h1"), 20)
