@@ -65,8 +65,9 @@ def _check_ends(world: World) -> None:
     holds = world.books.memory.holds
     for worker in (*world.workers, *world.past):
         for resolution in worker.journal.kept if worker.crashed else (*worker.line.decided, *worker.journal.kept):
-            hold = holds[resolution.hold_id]
-            insist(hold.status in _DECIDED, "what was decided is done", worker.name, resolution, hold)
+            hold = holds.get(resolution.hold_id)
+            if hold is None or hold.status not in _DECIDED:
+                raise Broken(f"what was decided is done: {worker.name}, {resolution}, {hold}")
             insist(hold.trued or hold.cost_nano == resolution.cost_nano, "as it was decided", resolution, hold)
         for hold_id in worker.line.asked if not worker.crashed else ():
             known = holds.get(hold_id)

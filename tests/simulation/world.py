@@ -15,7 +15,7 @@ from typing import Any
 from budget.codec import BUDGET_KIND, dump_budget
 from budget.memory_store import MemoryBudgetStore
 from budget.model import Basis, Budget, HoldStatus
-from core.errors import SpendgateError, StoreUnavailable
+from core.errors import StoreUnavailable
 from tests.simulation.books import Books, insist
 from tests.simulation.catalog import BOT, TEAM
 from tests.simulation.client import Client, Wish, wish_of
@@ -252,5 +252,5 @@ class World:
 async def _quietly(work: Callable[[], Awaitable[object]]) -> None:
     try:
         await work()
-    except (StoreUnavailable, SpendgateError, asyncio.CancelledError):
+    except (StoreUnavailable, asyncio.CancelledError):
         return
