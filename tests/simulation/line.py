@@ -68,7 +68,8 @@ class Line:
         elif fault == "request_lost":
             _at(loop, TIMEOUT_S, _fail, reply)
         else:
-            timeout = _at(loop, TIMEOUT_S, _fail, reply)
+            certain = fault in ("", "twice")  # an answer that comes in time needs no clock
+            timeout = None if certain else _at(loop, TIMEOUT_S, _fail, reply)
             _at(loop, there_s, self._arrive, do, reply, back_s, fault == "reply_lost", timeout)
             if fault == "twice":
                 # A refusal is not remembered: what asks twice for a hold must bar it, as the service does.
@@ -164,7 +165,8 @@ def _fail(reply: "asyncio.Future[Any]") -> None:
 def _answer(reply: "asyncio.Future[Any]", answer: Any, error: SpendgateError | None, clock: Any) -> None:
     if reply.done():
         return
-    clock.cancel()
+    if clock is not None:
+        clock.cancel()
     if error is None:
         reply.set_result(answer)
     else:

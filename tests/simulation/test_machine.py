@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -241,14 +241,15 @@ class Life(RuleBasedStateMachine):
     def _decide(self, hold_id: str, cost: int) -> None:
         self.decided[hold_id] = cost
 
-    @rule(who=who)
-    def a_worker_goes_its_round(self, who: int) -> None:
+    @rule(who=who, lost=st.lists(faults, max_size=3))
+    def a_worker_goes_its_round(self, who: int, lost: list[str]) -> None:
         worker = self.workers[who]
-        self.lines[who].faults = []
-        run_now(worker.renew())
-        run_now(worker.flush())
-        run_now(worker.sweep())
-        assert not run_now(self.memory.due(100))
+        self.lines[who].faults = list(lost)
+        with contextlib.suppress(StoreUnavailable):
+            run_now(worker.renew())
+            run_now(worker.flush())
+            run_now(worker.sweep())
+            assert not run_now(self.memory.due(100))
 
     @rule(who=who)
     def what_is_late_arrives(self, who: int) -> None:
@@ -312,7 +313,7 @@ class Life(RuleBasedStateMachine):
             run_now(worker.void(admission, b"{}"))
         self.clock.at_ms += LEASE_MS
         for who in range(len(self.workers)):
-            self.a_worker_goes_its_round(who)
+            self.a_worker_goes_its_round(who, [])
         assert not run_now(self.memory.open_holds())
         for hold_id, cost in self.decided.items():
             hold = self.memory.holds.get(hold_id)
@@ -322,5 +323,11 @@ class Life(RuleBasedStateMachine):
         self.books.check()
 
 
-Life.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None, print_blob=True)
+Life.TestCase.settings = settings(
+    max_examples=400,
+    stateful_step_count=40,
+    deadline=None,
+    print_blob=True,
+    phases=(Phase.reuse, Phase.generate),  # shrinking takes minutes; add Phase.shrink for a shorter story
+)
 TestLife = Life.TestCase
