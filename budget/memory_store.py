@@ -179,7 +179,7 @@ class MemoryBudgetStore:
                 self._agree(account, terms_of[account_id])
             account.held_nano += (following.amount_nano if following else 0) - (hold.amount_nano if was_held else 0)
             account.spent_nano += delta_nano
-            if account.terms and delta_nano:
+            if account.terms and (delta_nano or terms_of):
                 self._enter(account, account.terms, resolution.hold_id, "spend")
         hold.status, hold.cost_nano = after, cost_nano
         hold.account_ids = on

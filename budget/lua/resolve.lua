@@ -114,7 +114,7 @@ for _, id in ipairs(on) do
   end
   if delta ~= 0 then redis.call('HINCRBY', key, 'spent', text(delta)) end
   spent_after[#spent_after + 1] = redis.call('HGET', key, 'spent') or '0'
-  if delta ~= 0 then enter(key, id) end
+  if delta ~= 0 or ARGV[at] then enter(key, id) end
 end
 
 redis.call('HSET', KEYS[4], 'status', after, 'cost', cost, 'basis', basis, 'accounts', accounts)
