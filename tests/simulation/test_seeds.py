@@ -10,8 +10,15 @@ from tests.simulation.run import run_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 10_000
-#: Seeds beyond those that once broke a promise, with what was wrong.
-KEPT_SEEDS: dict[int, str] = {}
+#: Seeds that found what was wrong in the product, and what it was. They run whatever COUNT is.
+KEPT_SEEDS = {
+    4: "a client left before the head of its stream was out: the upstream stayed open",
+    6: "a call was cancelled between two attempts: its hold was renewed for ever",
+    155: "a worker stopped while a settlement was on its way: the hold was charged in full",
+    127: "a foreign cost came again in another period: it was refused",
+    2776: "two workers heard at once of one foreign cost, under other accounts: one refused it",
+    8652: "the end of an Idempotency-Key's claim came twice: two calls were made on one hold",
+}
 #: What all the seeds together must have come across, or they would prove little.
 REACHED = frozenset(
     {
@@ -29,9 +36,9 @@ REACHED = frozenset(
 
 @pytest.mark.timeout(600)
 def test_no_seed_breaks_a_promise() -> None:
-    outcome = run_seeds([*KEPT_SEEDS, *range(COUNT)])
+    outcome = run_seeds(dict.fromkeys([*KEPT_SEEDS, *range(COUNT)]))
     assert not outcome.failed, "\n\n".join(outcome.failed[seed] for seed in sorted(outcome.failed))
-    assert outcome.count == COUNT + len(KEPT_SEEDS)
+    assert outcome.count >= COUNT
     assert not {name for name in REACHED if not outcome.seen[name]}
 
 
