@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from budget.memory_store import MAX_CLOCK_SKEW_MS, MemoryBudgetStore
+from budget.memory_store import MemoryBudgetStore
 from budget.model import (
     NOT_WHEN_DEGRADED,
     UNAFFECTED,
@@ -19,6 +19,7 @@ from budget.model import (
     ResolveMode,
     Settlement,
 )
+from budget.ports import MAX_CLOCK_SKEW_MS
 from core.errors import SpendgateError
 from tests.simulation.loop import run_now
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from budget.model import Hold, Refusal, ReserveRequest, Resolution, ResolveMode, Settlement, StaleSnapshot
-from budget.ports import AccountBalance, Change, DueHold, FoundHold
+from budget.model import Hold, HoldStatus, Refusal, ReserveRequest, Resolution, ResolveMode, Settlement, StaleSnapshot
+from budget.ports import AccountBalance, Change, Continuity, DueHold, FoundHold, OpenHold
 from core.errors import SpendgateError, StoreUnavailable
 from gateway.idempotency import AnswerGone, Claim, KeyReused, Replay, StillRunning
 from tests.simulation.books import Books
@@ -15,7 +15,7 @@ from tests.simulation.loop import SimLoop
 
 TIMEOUT_S = 1.0
 #: Of no interest in a story, unless it goes wrong.
-_CHATTER = frozenset({"extend", "due", "changes_since", "find", "balances"})
+_CHATTER = frozenset({"look", "extend", "due", "changes_since", "find", "balances"})
 _FAULTS = ("request_lost", "reply_lost", "late", "refused", "twice", "slow")
 
 
@@ -94,7 +94,7 @@ class Line:
             return
 
     async def _verb(self, verb: str, *args: Any) -> Any:
-        return await self._call(verb, args[0], lambda: self._books.do(verb, args))
+        return await self._call(verb, args[0] if args else None, lambda: self._books.do(verb, args))
 
     async def reserve(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
         self.asked.add(request.hold_id)
@@ -108,6 +108,20 @@ class Line:
             self.asked.add(resolution.next_hold.id)
         answer: Settlement = await self._verb("resolve", resolution)
         return answer
+
+    @property
+    def epoch(self) -> str | None:
+        return self._books.memory.epoch
+
+    async def look(self) -> Continuity:
+        answer: Continuity = await self._verb("look")
+        return answer
+
+    def join(self, epoch: str, sequence: int) -> None:
+        raise NotImplementedError  # this store never loses its memory
+
+    async def restore(self, hold: OpenHold, lease_ms: int) -> HoldStatus:
+        raise NotImplementedError
 
     async def extend(self, hold_ids: Sequence[str], lease_ms: int) -> list[str]:
         answer: list[str] = await self._verb("extend", hold_ids, lease_ms) if hold_ids else []

@@ -69,6 +69,10 @@ class Shaky:
     faults: list[str] = field(default_factory=list)
     on_their_way: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
 
+    @property
+    def epoch(self) -> str | None:
+        return self.books.memory.epoch
+
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         async def call(*args: Any, **_: Any) -> Any:
             fault = self.faults.pop(0) if self.faults and verb in ("reserve", "resolve") else ""
@@ -230,7 +234,7 @@ class Life(RuleBasedStateMachine):
     @rule(which=which)
     def a_worker_dies_in_a_call(self, which: int) -> None:
         worker, admission = self._take(which, "")
-        worker.open_holds.discard(admission.hold.id)
+        worker.open_holds.pop(admission.hold.id, None)
 
     def _take(self, which: int, lost: str) -> tuple[BudgetService, Admission]:
         worker, admission = self.open.pop(which % len(self.open))
