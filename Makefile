@@ -12,10 +12,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-head
 SEED ?= 1
 N ?= 100000
 
-.PHONY: help run test sim check fmt test-tools lock clean
+.PHONY: help run test sim check fmt test-tools lock bench-overspend bench-litellm-env clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run-stamp ## start the gateway (ARGS="..." are passed on to: spendgate serve)
 	@exec $(BIN)/spendgate serve $(ARGS)
@@ -43,6 +43,12 @@ lock: $(VENV)/.dev-stamp ## choose the newest versions of all dependencies, with
 	@test -x $(BIN)/uv || $(PIP) install uv
 	@$(COMPILE) --upgrade --extra dev --extra build pyproject.toml -o requirements-dev.lock
 	@$(COMPILE) --upgrade --extra build --constraint requirements-dev.lock pyproject.toml -o requirements.lock
+
+bench-overspend: $(VENV)/.dev-stamp ## how far a crowd gets beyond a cap (ARGS="--only plain", "--against litellm", ...)
+	@$(BIN)/python -m bench.overspend $(ARGS)
+
+bench-litellm-env: $(VENV)/.dev-stamp ## install LiteLLM's proxy into an environment of its own, to compare with
+	@$(BIN)/python -m bench.overspend --install-litellm
 
 clean: ## remove the environment and all caches; the data in .spendgate stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -43,8 +43,8 @@ def test_every_package_is_listed_everywhere() -> None:
     tools = PROJECT["tool"]
     assert on_disk == set(PACKAGES)
     assert on_disk == set(tools["importlinter"]["root_packages"])
-    assert on_disk | {"tests"} == set(tools["mypy"]["packages"])
-    assert on_disk | {"tests"} == set(tools["ruff"]["lint"]["isort"]["known-first-party"])
+    assert on_disk | {"tests", "bench"} == set(tools["mypy"]["packages"])
+    assert on_disk | {"tests", "bench"} == set(tools["ruff"]["lint"]["isort"]["known-first-party"])
     floors = tools["importlinter"]["contracts"][0]["layers"]
     assert on_disk == {package.strip() for floor in floors for package in floor.split("|")}
 
