@@ -31,9 +31,7 @@ def main() -> int:
     if options.install_litellm:
         install()
         return 0
-    products: list[Product] = [] if options.alone else [Spendgate()]
-    if options.against:
-        products.append(LiteLLM())
+    products = _products(options)
     variants = [v for v in VARIANTS if not options.only or v.name in options.only]
     conditions = _conditions(products)
     print("\n".join(f"{name}: {value}" for name, value in conditions.items()), end="\n\n")
@@ -48,19 +46,30 @@ def main() -> int:
     return 1 if broken else 0
 
 
+def _products(options: argparse.Namespace) -> list[Product]:
+    """Those asked for that can run here; what is missing is said."""
+    asked: list[Product] = [] if options.alone else [Spendgate()]
+    if options.against:
+        asked.append(LiteLLM())
+    for product in asked:
+        if missing := product.missing():
+            print(f"{product.name}: {missing}", file=sys.stderr)
+    return [product for product in asked if not product.missing()]
+
+
 def _run_all(products: Sequence[Product], variants: Sequence[Variant]) -> list[Result]:
     results = []
-    able = [product for product in products if not (why := product.missing()) or print(f"{product.name}: {why}")]
     with running_upstream() as upstream:
         for variant in variants:
-            for product in able:
-                print(f"{variant.name}: {product.name}", file=sys.stderr)
+            for product in products:
+                print(f"{variant.name}, {product.name}: ", end="", file=sys.stderr, flush=True)
                 results.append(run_variant(product, upstream, variant))
+                print(f"the bill is {results[-1].bill_to_cap:.3f} of the cap", file=sys.stderr)
     return results
 
 
 def _conditions(products: Sequence[Product]) -> dict[str, str]:
-    versions = {product.name: product.version() for product in products if not product.missing()}
+    versions = {product.name: product.version() for product in products}
     machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return {"date": date, "machine": machine, "Python": platform.python_version(), **versions}

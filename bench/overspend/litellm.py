@@ -37,6 +37,7 @@ _START_S = 120.0
 _QUIET_S = 4.0
 _LOOK_EVERY_S = 0.2
 _MOST_LOOKS = 200
+_PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR")
 _KEY = "sk-bench"
 _PER_TOKEN = Decimal("0.000001")
 
@@ -67,11 +68,32 @@ class LiteLLMTarget:
         self._store = store
         self._port = _free_port()
         self._workers = workers
-        self._environment = os.environ | {"BENCH_CAP_USD": format_usd(cap_nano), "LITELLM_LOG": "ERROR"}
+        inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        self._environment = inherited | {"BENCH_CAP_USD": format_usd(cap_nano), "LITELLM_LOG": "ERROR"}
         self._counters = redis.Redis(port=store.port, decode_responses=True)
         self.chat_url = f"http://127.0.0.1:{self._port}/v1/chat/completions"
         self.headers = {"Authorization": f"Bearer {_KEY}"}
-        self._process = self._start()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it serves.
+
+        Raises:
+            AssertionError: it did not; holds its log.
+        """
+        command = [str(_BIN / "litellm"), "--config", str(self._folder / "config.yaml"), "--host", "127.0.0.1"]
+        command += ["--port", str(self._port), "--num_workers", str(self._workers)]
+        if self._workers > 1:  # on a busy machine its workers start too slowly for uvicorn's five seconds
+            command += ["--timeout_worker_healthcheck", "60"]
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=self._folder, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self._process = process
+        until_s = time.monotonic() + _START_S
+        while not self._is_ready():
+            assert process.poll() is None and time.monotonic() < until_s, f"not ready: {self._log.read_text()}"
+            time.sleep(_LOOK_EVERY_S)
 
     def harm(self, kind: Harm) -> None:
         """Stop the Redis, or kill the proxy with its workers."""
@@ -85,7 +107,7 @@ class LiteLLMTarget:
         if kind == "store":
             self._store.process.send_signal(signal.SIGCONT)
         else:
-            self._process = self._start()
+            self.start()
 
     def wait_settled(self) -> None:
         """Return when the counter has not changed for some seconds."""
@@ -106,21 +128,9 @@ class LiteLLMTarget:
 
     def kill(self) -> None:
         """Kill -9 the proxy and its workers."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [str(_BIN / "litellm"), "--config", str(self._folder / "config.yaml"), "--host", "127.0.0.1"]
-        command += ["--port", str(self._port), "--num_workers", str(self._workers)]
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                command, cwd=self._folder, env=self._environment, stdout=log, stderr=log, start_new_session=True
-            )
-        until_s = time.monotonic() + _START_S
-        while not self._is_ready():
-            assert process.poll() is None and time.monotonic() < until_s, self._log.read_text()
-            time.sleep(_LOOK_EVERY_S)
-        return process
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _is_ready(self) -> bool:
         try:
@@ -154,6 +164,7 @@ class LiteLLM:
             (folder / "config.yaml").write_text(json.dumps(_config(upstream_url, store.port)))
             target = LiteLLMTarget(folder, store, cap_nano, variant.workers)
             try:
+                target.start()
                 yield target
             finally:
                 target.kill()

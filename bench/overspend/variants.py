@@ -65,7 +65,7 @@ VARIANTS = (
     Variant("unpriced", "a model without a price", priced=False),
     Variant("no-usage", "answers without usage", with_usage=False, patience_s=10),
     Variant("store-down", "the store stops for 2 s", harm="store", patience_s=10),
-    Variant("killed", "kill -9 of the gateway, then again", harm="gateway", patience_s=15),
+    Variant("killed", "kill -9 of the gateway, then again", harm="gateway", patience_s=40),
     Variant("workers", "two workers", workers=2),
     Variant(
         "runaway",
