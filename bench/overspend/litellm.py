@@ -1,10 +1,11 @@
 """LiteLLM's proxy under the experiment, from an environment of its own, with its strictest budget that runs anywhere.
 
 The caller's key has `max_budget`. Budget reservation is on, as it is by default; `fail_closed_budget_enforcement`
-refuses what can't be verified; spend counters are in a Redis. The key comes from a custom auth handler with both flags
-that its documentation asks for (docs.litellm.ai/docs/proxy/custom_auth, "What gets enforced"), because virtual keys in
-a database need Prisma's engine, which is downloaded apart from the package. What was spent is read from the counter
-that its own checks read.
+refuses what can't be verified; spend counters are in a Redis. There is no database, because Prisma's engine is
+downloaded apart from the package. So the key comes from a custom auth handler, with both flags that its documentation
+asks for (docs.litellm.ai/docs/proxy/custom_auth, "What gets enforced"), and LiteLLM's own cost tracker, which it
+installs only beside a database, is named in the configuration: without it no reservation is ever trued up. What was
+spent is read from the counter that its own checks read.
 """
 
 import json
@@ -45,6 +46,9 @@ _AUTH = """\
 import os
 
 from litellm.proxy._types import UserAPIKeyAuth
+from litellm.proxy.hooks.proxy_track_cost_callback import _ProxyDBLogger
+
+tracker = _ProxyDBLogger()
 
 
 async def check(request, api_key):
@@ -194,7 +198,7 @@ def _config(upstream_url: str, redis_port: int) -> dict[str, object]:
             "fail_closed_budget_enforcement": True,
             "coordination_redis": {"host": "127.0.0.1", "port": redis_port},
         },
-        "litellm_settings": {"enable_post_custom_auth_checks": True},
+        "litellm_settings": {"enable_post_custom_auth_checks": True, "callbacks": ["bench_auth.tracker"]},
     }
 
 
