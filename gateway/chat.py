@@ -39,6 +39,8 @@ log = logging.getLogger("spendgate.gateway")
 _TRY_AGAIN = frozenset({FailureKind.NOT_SENT, FailureKind.RATE_LIMITED, FailureKind.UNAVAILABLE})
 _TRIES_PER_MODEL = 2
 MAX_TRIES = 5
+#: With less of the call's time left no attempt is begun.
+_SHORTEST_TRY_S = 1.0
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 5.0
 
@@ -167,14 +169,17 @@ class ChatFlow:
         why = why_not_as_asked(asked, admission, progress.failed, progress.skipped)
         return Attempt(admission, model, price, body, dropped, why)
 
+    def _left_s(self, call: Call) -> float:
+        """What is left of the time for a call with all its attempts."""
+        return self.call_timeout_s - (self.clock.monotonic_s() - call.received_s)
+
     def _outgoing(self, call: Call, attempt: Attempt) -> UpstreamCall:
-        left_s = self.call_timeout_s - (self.clock.monotonic_s() - call.received_s)
         return UpstreamCall(
             model=attempt.model,
             body=attempt.body,
             operation=call.operation,
             attempt_id=attempt.admission.hold.id,
-            timeout_s=max(1.0, left_s),
+            timeout_s=max(_SHORTEST_TRY_S, self._left_s(call)),
             usage_context={s.type: s.key for s in call.chain},
             traceparent=call.traceparent,
         )
@@ -187,7 +192,8 @@ class ChatFlow:
         self.planner.health.failed(name, error)
         charged = error.kind in MAYBE_CHARGED
         log.warning("%s: attempt at %s failed: %s (status %s)", call.request_id, name, error.kind, error.status)
-        if error.kind is FailureKind.REJECTED or sum(progress.tries.values()) >= MAX_TRIES:
+        no_more = sum(progress.tries.values()) >= MAX_TRIES or self._left_s(call) < _SHORTEST_TRY_S
+        if error.kind is FailureKind.REJECTED or no_more:
             await self._end_failed(call, attempt, charged=charged, kind=error.kind)
             raise error
         pause_s = self._pause_s(call, progress, name, error)
@@ -210,8 +216,8 @@ class ChatFlow:
         if error.kind not in _TRY_AGAIN or progress.tries[name] >= _TRIES_PER_MODEL:
             return None
         pause_s = _FIRST_PAUSE_S if error.retry_after_s is None else error.retry_after_s
-        left_s = self.call_timeout_s - (self.clock.monotonic_s() - call.received_s)
-        return pause_s if pause_s <= min(_MAX_PAUSE_S, left_s / 2) else None
+        left_s = self._left_s(call)
+        return pause_s if pause_s <= min(_MAX_PAUSE_S, left_s / 2, left_s - _SHORTEST_TRY_S) else None
 
     async def _again(self, call: Call, progress: _Progress, attempt: Attempt, error: UpstreamError) -> Attempt:
         """The same model once more, with the money of the attempt that failed."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from budget.service import Refused
 from core.clock import Clock
@@ -44,6 +44,7 @@ class HotRoutes:
     """Serves the calls of agents.
 
     ready: None while calls may be admitted, otherwise why not.
+    running: calls that have not ended, those included that are only being settled. idle: set while there are none.
     """
 
     flow: ChatFlow
@@ -53,6 +54,8 @@ class HotRoutes:
     limits: Limits
     answers: AnswerMemory
     ready: Callable[[], str | None]
+    running: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def surface(self, path: str) -> Surface | None:
         """The surface that a path belongs to; None: it is not a hot route."""
@@ -69,7 +72,22 @@ class HotRoutes:
         return DatabricksSurface(invocation[1]) if invocation else None
 
     async def serve(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, from its headers to the end of its answer."""
+        """One request, from its headers to the end of its answer and of its hold."""
+        self.running += 1
+        self.idle.clear()
+        try:
+            await self._serve(surface, scope, receive, send)
+        finally:
+            self.running -= 1
+            if not self.running:
+                self.idle.set()
+
+    async def until_idle(self) -> None:
+        """Return once no call runs."""
+        if self.running:
+            await self.idle.wait()
+
+    async def _serve(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self.ids.new("req")
         recorder: Recorder | None = None
         try:

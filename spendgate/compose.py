@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,15 @@ from spendgate.tasks import stop_all
 
 log = logging.getLogger("spendgate")
 
+_LAST_SETTLEMENTS_S = 3.0
+
 
 @dataclass(slots=True)
 class Worker:
     """The parts of one worker.
 
     draining: set at SIGTERM; no new calls from then on.
+    calls_ended: returns once no call runs.
     """
 
     settings: Settings
@@ -56,6 +59,7 @@ class Worker:
     upstreams: Upstreams
     health: Health
     draining: bool = False
+    calls_ended: Callable[[], Awaitable[None]] | None = None
 
     def drain(self) -> None:
         """Admit no new calls from now on."""
@@ -97,6 +101,7 @@ class Worker:
             yield
         finally:
             await stop_all(tasks)
+            await self._await_last_settlements()
             left = await self.budgets.flush()
             if left:
                 log.error("%d settlements have not reached the store; the next worker will bring them", left)
@@ -104,6 +109,12 @@ class Worker:
                 self.budgets.journal.close()
             await self.upstreams.close()
             await self.store.close()
+
+    async def _await_last_settlements(self) -> None:
+        """Calls that the drain's end cut off still settle; store and journal stay open for them."""
+        if self.calls_ended is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.calls_ended(), _LAST_SETTLEMENTS_S)
 
 
 def _stop_if_failed(task: "asyncio.Task[None]") -> None:
@@ -143,6 +154,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     answers = RedisAnswerMemory(client, namespace=settings.namespace, running_ms=running_ms)
     callers = Authenticator(keys, clock, snapshot.refresh)
     hot = HotRoutes(flow, callers, clock, ids, limits, answers, worker.why_not_ready)
+    worker.calls_ended = hot.until_idle
     webhook = HeliconeWebhook(
         budgets,
         prices,
