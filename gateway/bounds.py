@@ -6,9 +6,11 @@ from typing import Any
 
 from core.errors import InvalidInput
 from routing.model import Model
+from telemetry.usage import estimate_tokens
 
 _MAX_CHOICES = 64
 _TOKENS_PER_MESSAGE = 16
+_LIKELY_TOKENS_PER_MESSAGE = 4
 #: Fields whose cost no bound of ours covers. A provider may bill more for them than tokens × price.
 _UNBOUNDED = ("best_of", "prediction", "web_search_options", "audio", "functions", "function_call")
 _PLAIN_TIERS = (None, "auto", "default", "standard")
@@ -67,6 +69,15 @@ def input_tokens_bound(raw_bytes: int, bounds: Bounds, model: Model) -> int:
             raise InvalidInput("messages", f"hold images, and the routes give no max_tokens_per_image for {model.name}")
         template += bounds.images * model.max_tokens_per_image
     return raw_bytes + template
+
+
+def estimate_input_tokens(text_bytes: int, bounds: Bounds, model: Model) -> int:
+    """Tokens of a request as they probably are: its text, the template's marks, and its images at their bound."""
+    return (
+        estimate_tokens(text_bytes)
+        + _LIKELY_TOKENS_PER_MESSAGE * bounds.messages
+        + bounds.images * (model.max_tokens_per_image or 0)
+    )
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:

@@ -9,12 +9,14 @@
 6. usage is read, or estimated when the provider did not say;
 7. `BudgetService.settle` posts the cost and appends the event, exactly once per attempt.
 
+A client that goes away ends its call as the endpoint says (`routing.model.OnAbort`).
+
 Failure policy: no hold, no call. Once a hold exists, its end always runs, whatever happens to the client.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -23,12 +25,16 @@ from budget.service import Admission, BudgetService, Refused
 from core.clock import Clock
 from core.errors import SpendgateError
 from core.ids import derived_id
+from gateway.bounds import estimate_input_tokens, input_tokens_bound, read_bounds
 from gateway.call import AccountStanding, Answered, Attempt, Call, admitted, worst
+from gateway.http import ClientGone
 from gateway.planner import Planner
-from gateway.record import attempt_detail, hold_detail
+from gateway.record import ABORTED, attempt_detail, hold_detail
+from gateway.sizes import answer_bytes, sent_bytes
 from gateway.why import why_not_as_asked
 from routing.adapters.registry import Upstreams
 from routing.errors import MAYBE_CHARGED, FailureKind, UpstreamError
+from routing.model import OnAbort
 from routing.upstream import UpstreamCall, UpstreamStream
 from telemetry.pricing import cost_nano
 from telemetry.usage import EstimatedUsage, ExactUsage, Tokens, Usage, estimate_tokens, read_usage
@@ -68,6 +74,14 @@ class _Progress:
     charged_nano: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class DrainLimits:
+    """For how long, and how many bytes of a stream, an upstream is read on whose client has gone away."""
+
+    time_s: float = 30.0
+    max_bytes: int = 16 * 1024 * 1024
+
+
 @dataclass(slots=True)
 class ChatFlow:
     """Carries calls from admission to settlement.
@@ -80,6 +94,7 @@ class ChatFlow:
     upstreams: Upstreams
     clock: Clock
     call_timeout_s: float = 290.0
+    drain: DrainLimits = DrainLimits()
 
     async def answer(self, call: Call) -> Answered | Refused:
         """Serve a call that is answered at once.
@@ -87,6 +102,7 @@ class ChatFlow:
         Raises:
             SpendgateError: it can't be admitted for another reason than money.
             UpstreamError: no candidate gave an answer.
+            ClientGone: nobody waits for one; the call is charged.
         """
 
         async def send(attempt: Attempt) -> dict[str, Any]:
@@ -100,15 +116,16 @@ class ChatFlow:
         attempt, body = done
         self.planner.health.succeeded(attempt.model.name)
         with self.budgets.ended(attempt.admission):
-            usage = self.usage_of(call, attempt, body.get("usage"), _answer_bytes(body))
-            cost, standing = await self.finish(call, attempt, usage)
+            usage = self.usage_of(call, attempt, body.get("usage"), answer_bytes(body))
+            outcome = ABORTED if call.left else "answered"
+            cost, standing = await self.finish(call, attempt, usage, outcome=outcome)
         return Answered(call, attempt, body, usage, cost + progress.charged_nano, standing, progress.skipped)
 
     async def open(self, call: Call) -> OpenedStream | Refused:
         """Start a call that is answered in a stream. The caller must hand the result to `stream.pump`.
 
         Raises:
-            SpendgateError, UpstreamError: as `answer`.
+            SpendgateError, UpstreamError, ClientGone: as `answer`.
         """
 
         async def send(attempt: Attempt) -> UpstreamStream:
@@ -121,16 +138,22 @@ class ChatFlow:
         return OpenedStream(call, done[0], done[1], progress.skipped, progress.charged_nano)
 
     async def _attempts(
-        self, call: Call, progress: _Progress, send: Callable[[Attempt], Awaitable[T]]
+        self, call: Call, progress: _Progress, send: Callable[[Attempt], Coroutine[Any, Any, T]]
     ) -> tuple[Attempt, T] | Refused:
         attempt = await self._admit(call, progress)
         while not isinstance(attempt, Refused):
+            if call.left:  # and nothing has been sent
+                await self._end_failed(call, attempt, charged=False, kind=ABORTED)
+                raise ClientGone
             name = attempt.model.name
             progress.tries[name] = progress.tries.get(name, 0) + 1
             self.planner.health.started(name)
             began_s = self.clock.monotonic_s()
             try:
-                result = await send(attempt)
+                result = await self._while_wanted(call, attempt, send(attempt))
+            except ClientGone:
+                await asyncio.shield(self._end_left(call, attempt))
+                raise
             except UpstreamError as error:
                 attempt.upstream_s = self.clock.monotonic_s() - began_s
                 attempt = await self._after_failure(call, progress, attempt, error)
@@ -143,6 +166,34 @@ class ChatFlow:
                 attempt.upstream_s = self.clock.monotonic_s() - began_s
                 return attempt, result
         return attempt
+
+    async def _while_wanted(self, call: Call, attempt: Attempt, sending: Coroutine[Any, Any, T]) -> T:
+        """What the upstream gives, unless the client leaves first and the endpoint does not drain.
+
+        Raises:
+            ClientGone: the upstream is closed. UpstreamError: as it comes.
+        """
+        if call.leaving is None:
+            return await sending
+        task = asyncio.create_task(sending)
+        watched: set[asyncio.Future[Any]] = {task, call.leaving}
+        try:
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if attempt.on_abort is OnAbort.DRAIN and not task.done():
+                await asyncio.wait({task}, timeout=self.drain.time_s)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if task.cancelled():
+            raise ClientGone
+        return task.result()
+
+    async def _end_left(self, call: Call, attempt: Attempt) -> None:
+        """End an attempt whose client left before anything of its answer came."""
+        if call.stream and attempt.on_abort is not OnAbort.CHARGE_HOLD:
+            await self.finish(call, attempt, self.usage_of(call, attempt, None, 0, complete=False), outcome=ABORTED)
+        else:  # a provider makes an answer that is not streamed to its end, and charges it
+            await self._end_failed(call, attempt, charged=True, kind=ABORTED)
 
     async def _admit(self, call: Call, progress: _Progress) -> Attempt | Refused:
         hold_id = attempt_id(call.request_id, sum(progress.tries.values()))
@@ -167,7 +218,8 @@ class ChatFlow:
         body, dropped = _outgoing_body(call, admission, disabled)
         price = self.planner.prices.price_at(model.name, self.clock.now_ms())
         why = why_not_as_asked(asked, admission, progress.failed, progress.skipped)
-        return Attempt(admission, model, price, body, dropped, why)
+        on_abort = self.planner.routes.endpoints[model.endpoint].on_abort
+        return Attempt(admission, model, price, body, dropped, why, on_abort=on_abort)
 
     def _left_s(self, call: Call) -> float:
         """What is left of the time for a call with all its attempts."""
@@ -193,12 +245,16 @@ class ChatFlow:
         charged = error.kind in MAYBE_CHARGED
         log.warning("%s: attempt at %s failed: %s (status %s)", call.request_id, name, error.kind, error.status)
         no_more = sum(progress.tries.values()) >= MAX_TRIES or self._left_s(call) < _SHORTEST_TRY_S
-        if error.kind is FailureKind.REJECTED or no_more:
+        if error.kind is FailureKind.REJECTED or no_more or call.left:
             await self._end_failed(call, attempt, charged=charged, kind=error.kind)
             raise error
         pause_s = self._pause_s(call, progress, name, error)
         if pause_s is not None:
-            await asyncio.sleep(pause_s)
+            try:
+                await asyncio.sleep(pause_s)
+            except asyncio.CancelledError:
+                await asyncio.shield(self._end_failed(call, attempt, charged=charged, kind=error.kind))
+                raise
             return await self._again(call, progress, attempt, error)
         progress.failed.append(name)
         progress.charged_nano += await self._end_failed(call, attempt, charged=charged, kind=error.kind)
@@ -241,28 +297,39 @@ class ChatFlow:
             await self.budgets.void(attempt.admission, detail)
         return cost
 
-    def usage_of(self, call: Call, attempt: Attempt, reported: object, received_bytes: int) -> Usage:
-        """The provider's usage if it can be believed, otherwise what was sent and received."""
+    def usage_of(
+        self, call: Call, attempt: Attempt, reported: object, received_bytes: int, *, complete: bool = True
+    ) -> Usage:
+        """The provider's usage if it can be believed; otherwise a bound on what was sent and received.
+
+        complete: False: the answer was cut off, so its usage is not wanted; what was seen of it is estimated.
+        """
         usage = read_usage(reported)
         if isinstance(usage, ExactUsage):
             return usage
         log.warning("%s: %s; estimated instead", call.request_id, usage)
-        held = attempt.admission.candidate
-        sent = estimate_tokens(sent_bytes(attempt.body))
-        received = estimate_tokens(received_bytes) if held.tokens else 0
+        bounds = read_bounds(attempt.body, call.operation)
+        sent = most = input_tokens_bound(call.raw_bytes, bounds, attempt.model)
+        received = min(received_bytes, attempt.admission.hold.tokens * bounds.choices)
+        if not complete:
+            sent = min(most, estimate_input_tokens(sent_bytes(attempt.body), bounds, attempt.model))
+            received = min(received, estimate_tokens(received_bytes))
         return EstimatedUsage(Tokens(input=max(1, sent), output=received), usage)
 
     async def finish(
-        self, call: Call, attempt: Attempt, usage: Usage, *, outcome: str = "answered"
+        self, call: Call, attempt: Attempt, usage: Usage, *, outcome: str = "answered", whole_hold: bool = False
     ) -> tuple[int, AccountStanding]:
         """Settle an answered attempt: what it cost, and how its tightest account stands now.
 
         An estimate is never more than the hold; exact usage is posted whatever it is.
+        whole_hold: charge no less than what is held.
         """
-        cost = cost_nano(attempt.price, usage.tokens)
-        exact = isinstance(usage, ExactUsage)
-        if not exact:
-            cost = min(cost, attempt.admission.hold.amount_nano)
+        cost, held = cost_nano(attempt.price, usage.tokens), attempt.admission.hold.amount_nano
+        exact = isinstance(usage, ExactUsage) and not whole_hold
+        if isinstance(usage, EstimatedUsage):
+            cost = min(cost, held)
+        if whole_hold:
+            cost = max(cost, held)
         detail = attempt_detail(call, attempt, usage, cost, self.clock.now_ms(), outcome=outcome)
         basis = Basis.EXACT if exact else Basis.ESTIMATED
         settling = asyncio.ensure_future(self.budgets.settle(attempt.admission, cost, basis, detail))
@@ -314,41 +381,3 @@ def _outgoing_body(call: Call, admission: Admission, disabled: set[str]) -> tupl
         body.pop("tool_choice", None)
         body.pop("parallel_tool_calls", None)
     return body, dropped
-
-
-def sent_bytes(body: dict[str, Any]) -> int:
-    """UTF-8 bytes of the text in a request."""
-    total = len(str(body.get("tools", "")).encode())
-    source = body.get("messages") or body.get("input") or ""
-    if isinstance(source, str):
-        return total + len(source.encode())
-    for item in source:
-        content = item.get("content") if isinstance(item, dict) else item
-        total += len((content if isinstance(content, str) else str(content or "")).encode())
-    return total
-
-
-def _answer_bytes(body: dict[str, Any]) -> int:
-    """UTF-8 bytes of the text and the tool calls in an answer."""
-    total = 0
-    choices = body.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        message = choice.get("message") if isinstance(choice, dict) else None
-        total += message_bytes(message)
-    return total
-
-
-def message_bytes(message: object) -> int:
-    """UTF-8 bytes that the model generated in a message or a delta."""
-    if not isinstance(message, dict):
-        return 0
-    total = 0
-    for field_name in ("content", "reasoning_content", "refusal"):
-        text = message.get(field_name)
-        if isinstance(text, str):
-            total += len(text.encode())
-        elif text:
-            total += len(str(text).encode())
-    if message.get("tool_calls"):
-        total += len(str(message["tool_calls"]).encode())
-    return total

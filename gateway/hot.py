@@ -19,7 +19,6 @@ from gateway.http import (
     ClientGone,
     Headers,
     Limits,
-    Message,
     Receive,
     Scope,
     Send,
@@ -90,6 +89,7 @@ class HotRoutes:
     async def _serve(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self.ids.new("req")
         recorder: Recorder | None = None
+        leaving: asyncio.Future[None] | None = None
         try:
             call, claimed = await self._read(surface, request_id, scope, receive)
             if isinstance(claimed, Replay):
@@ -98,8 +98,11 @@ class HotRoutes:
             if claimed:
                 send = recorder = Recorder(send, claimed)
                 request_id = call.request_id
+            else:  # under a key the call is carried to its end: the client will ask again
+                call.leaving = asyncio.ensure_future(_disconnected(receive))
+            leaving = call.leaving
             if call.stream:
-                await self._stream(surface, call, receive, send, watch=recorder is None)
+                await self._stream(surface, call, send)
             else:
                 await self._answer(surface, call, send)
         except ClientGone:
@@ -109,6 +112,8 @@ class HotRoutes:
         except UpstreamError as error:
             await self._refuse(surface, problem_of_upstream(error), request_id, send)
         finally:
+            if leaving:
+                leaving.cancel()
             if recorder:
                 await recorder.close(self.answers)
 
@@ -170,8 +175,7 @@ class HotRoutes:
         )
         await respond(send, 200, surface.answer(answered, latency_s), headers)
 
-    async def _stream(self, surface: Surface, call: Call, receive: Receive, send: Send, *, watch: bool) -> None:
-        """watch: False carries the stream to its end also when the client leaves, for it will ask again."""
+    async def _stream(self, surface: Surface, call: Call, send: Send) -> None:
         opened = await self.flow.open(call)
         if isinstance(opened, Refused):
             await self._refuse(surface, problem_of_refusal(call, opened), call.request_id, send)
@@ -180,7 +184,7 @@ class HotRoutes:
             head = encode_headers(self._stream_headers(call, opened))
             shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
             await send({"type": "http.response.start", "status": 200, "headers": head})
-            await pump(self.flow, opened, shape, receive if watch else _never, send)
+            await pump(self.flow, opened, shape, send)
 
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt
@@ -197,10 +201,10 @@ class HotRoutes:
         await respond(send, problem.status, surface.problem(problem), headers)
 
 
-async def _never() -> Message:
-    """A client that is not listened to."""
-    forever: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-    return await forever
+async def _disconnected(receive: Receive) -> None:
+    """Return once the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class NotReady(SpendgateError):

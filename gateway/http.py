@@ -26,7 +26,7 @@ class HeadersTooLarge(SpendgateError):
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its request was complete."""
+    """The client closed the connection before its request, or the answer to it, was complete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Streams: what comes is passed on as it comes, metered on the way; the hold always ends.
 
-Failure policy: a client that goes away closes the upstream, and the call is settled by what was sent and received.
+Failure policy: a client that goes away closes the upstream, and the call is settled by what was sent and received,
+unless its endpoint says otherwise (`routing.model.OnAbort`).
 An upstream that breaks off is told to the client in the stream, and is settled the same way.
 """
 
@@ -14,11 +15,14 @@ import orjson
 
 from core.clock import Clock
 from gateway.call import Answered
-from gateway.chat import ChatFlow, OpenedStream, message_bytes
+from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of_upstream
-from gateway.http import Receive, Send
+from gateway.http import Send
+from gateway.record import ABORTED
+from gateway.sizes import message_bytes
 from gateway.surfaces import agent_summary
 from routing.errors import FailureKind, UpstreamError
+from routing.model import OnAbort
 from telemetry.usage import ExactUsage, Usage, read_usage
 
 log = logging.getLogger("spendgate.gateway")
@@ -115,31 +119,41 @@ class Meter:
         return chunk
 
 
-async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, receive: Receive, send: Send) -> None:
+class _EnoughRead(Exception):
+    """The client has gone, and no more of its answer is read."""
+
+
+async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, send: Send) -> None:
     """Carry an open stream to the client, then settle. The response has been started; this ends it."""
     meter = Meter()
-    pumping = asyncio.ensure_future(_forward(opened, shape, meter, send))
-    leaving = asyncio.ensure_future(_disconnected(receive))
-    outcome: str = "answered"
+    pumping = asyncio.ensure_future(_forward(flow, opened, shape, meter, send))
+    leaving = opened.call.leaving
+    outcome = "answered"
     try:
-        await asyncio.wait({pumping, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({pumping, leaving} if leaving else {pumping}, return_when=asyncio.FIRST_COMPLETED)
         if not pumping.done():
-            outcome = "aborted"
+            outcome = ABORTED
+            if opened.attempt.on_abort is OnAbort.DRAIN:
+                await asyncio.wait({pumping}, timeout=flow.drain.time_s)
     finally:
-        for task in (pumping, leaving):
-            task.cancel()
+        pumping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(_end(flow, opened, shape, meter, pumping, send, outcome))
 
 
-async def _forward(opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send) -> None:
+async def _forward(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send) -> None:
     most_bytes = _most_bytes(opened)
+    drained_bytes = 0
     events: AsyncIterator[bytes] = opened.upstream.events()
     async for payload in events:
         event = shape.event(payload, meter.read(payload))
         if meter.received_bytes > most_bytes:
             raise UpstreamError(FailureKind.BROKEN, "the stream goes on beyond max_tokens")
-        if event is not None:
+        if opened.call.left:
+            drained_bytes += len(payload)
+            if drained_bytes > flow.drain.max_bytes:
+                raise _EnoughRead
+        elif event is not None:
             await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
@@ -147,11 +161,6 @@ def _most_bytes(opened: OpenedStream) -> int:
     """More text than the granted tokens can be: what goes on beyond is an endless stream, and is cut."""
     choices = opened.call.body.get("n") or 1
     return opened.attempt.admission.hold.tokens * choices * _MOST_BYTES_PER_TOKEN + _SLACK_BYTES
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _end(
@@ -164,22 +173,25 @@ async def _end(
     outcome: str,
 ) -> None:
     """Close the upstream, settle, and tell the client how it ended. Runs once, also after a disconnect."""
-    failure: BaseException | None = None
+    failure: UpstreamError | None = None
+    complete = False
     try:
         await pumping
-    except asyncio.CancelledError:
-        outcome = "aborted"
+        complete = True
+    except (asyncio.CancelledError, _EnoughRead, OSError):  # OSError: the client's socket
+        outcome = ABORTED
     except UpstreamError as error:
-        failure, outcome = error, error.kind.value
-    except OSError as error:  # the client's socket
-        failure, outcome = error, "aborted"
+        failure = error
+        if outcome != ABORTED:
+            outcome = error.kind.value
     await opened.upstream.close()
     call, attempt = opened.call, opened.attempt
-    usage = _usage(flow, opened, meter, complete=outcome == "answered")
-    cost, standing = await flow.finish(call, attempt, usage, outcome=outcome)
-    if outcome == "aborted":
+    usage = _usage(flow, opened, meter, complete=complete)
+    whole_hold = outcome == ABORTED and attempt.on_abort is OnAbort.CHARGE_HOLD
+    cost, standing = await flow.finish(call, attempt, usage, outcome=outcome, whole_hold=whole_hold)
+    if outcome == ABORTED:
         return
-    if isinstance(failure, UpstreamError):
+    if failure is not None:
         log.warning("%s: the stream from %s broke: %s", call.request_id, attempt.model.name, failure.kind)
         flow.planner.health.failed(attempt.model.name, failure)
         last = shape.failure(problem_of_upstream(failure))
@@ -192,13 +204,13 @@ async def _end(
 
 def _usage(flow: ChatFlow, opened: OpenedStream, meter: Meter, *, complete: bool) -> Usage:
     """Usage that came with the end counts; usage on a chunk of a stream that then broke off says too little."""
-    if not complete and isinstance(read_usage(meter.reported), ExactUsage):
-        estimated = flow.usage_of(opened.call, opened.attempt, None, meter.received_bytes)
-        reported = read_usage(meter.reported)
-        if isinstance(reported, ExactUsage) and reported.tokens.all_output >= estimated.tokens.all_output:
-            return reported
-        return estimated
-    return flow.usage_of(opened.call, opened.attempt, meter.reported, meter.received_bytes)
+    if complete:
+        return flow.usage_of(opened.call, opened.attempt, meter.reported, meter.received_bytes)
+    estimated = flow.usage_of(opened.call, opened.attempt, None, meter.received_bytes, complete=False)
+    reported = read_usage(meter.reported)
+    if isinstance(reported, ExactUsage) and reported.tokens.all_output >= estimated.tokens.all_output:
+        return reported
+    return estimated
 
 
 def _latency_s(clock: Clock, opened: OpenedStream) -> float:

@@ -25,7 +25,7 @@ from dashboard.deps import Deps
 from dashboard.errors import install_errors
 from gateway.app import ASGI, create_app, create_router
 from gateway.auth import Authenticator
-from gateway.chat import ChatFlow
+from gateway.chat import ChatFlow, DrainLimits
 from gateway.hot import HotRoutes
 from gateway.http import Limits
 from gateway.idempotency import RedisAnswerMemory
@@ -148,7 +148,8 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     upstreams, health = Upstreams(routes, clock), Health(clock)
     worker = Worker(settings, store, snapshot, budgets, upstreams, health)
     planner = Planner(routes, prices, book, health)
-    flow = ChatFlow(planner, budgets, upstreams, clock, settings.call_timeout_s)
+    drain = DrainLimits(settings.abort_drain_s, settings.abort_drain_bytes)
+    flow = ChatFlow(planner, budgets, upstreams, clock, settings.call_timeout_s, drain)
     limits = Limits(body_bytes=settings.max_body_bytes)
     running_ms = round((settings.call_timeout_s + settings.lease_s) * 1000)
     answers = RedisAnswerMemory(client, namespace=settings.namespace, running_ms=running_ms)

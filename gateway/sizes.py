@@ -1,0 +1,41 @@
+"""Bytes of text in requests and answers, from which usage is estimated when the provider does not give it."""
+
+from typing import Any
+
+
+def sent_bytes(body: dict[str, Any]) -> int:
+    """UTF-8 bytes of the text in a request."""
+    total = len(str(body.get("tools", "")).encode())
+    source = body.get("messages") or body.get("input") or ""
+    if isinstance(source, str):
+        return total + len(source.encode())
+    for item in source:
+        content = item.get("content") if isinstance(item, dict) else item
+        total += len((content if isinstance(content, str) else str(content or "")).encode())
+    return total
+
+
+def answer_bytes(body: dict[str, Any]) -> int:
+    """UTF-8 bytes of the text and the tool calls in an answer."""
+    total = 0
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        message = choice.get("message") if isinstance(choice, dict) else None
+        total += message_bytes(message)
+    return total
+
+
+def message_bytes(message: object) -> int:
+    """UTF-8 bytes that the model generated in a message or a delta."""
+    if not isinstance(message, dict):
+        return 0
+    total = 0
+    for field_name in ("content", "reasoning_content", "refusal"):
+        text = message.get(field_name)
+        if isinstance(text, str):
+            total += len(text.encode())
+        elif text:
+            total += len(str(text).encode())
+    if message.get("tool_calls"):
+        total += len(str(message["tool_calls"]).encode())
+    return total
