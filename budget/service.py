@@ -89,6 +89,7 @@ class BudgetService:
     owner: names this worker in its holds.
     lease_ms: how long a hold outlives its worker; renewed at a third of it.
     journal: where settlements wait for a store that is away; None keeps them in memory only.
+    overages: settlements of this worker that cost more than their hold.
     """
 
     store: BudgetStore
@@ -101,6 +102,7 @@ class BudgetService:
     open_holds: set[str] = field(default_factory=set)
     journal: Journal | None = None
     waiting: list[Resolution] = field(default_factory=list)
+    overages: int = 0
 
     async def reserve(
         self, make_plan: Callable[[int], Plan], *, hold_id: str, detail: bytes = b"{}"
@@ -256,9 +258,22 @@ class BudgetService:
         except asyncio.CancelledError:
             self._wait(resolution)  # sending it twice has one effect
             raise
-        if settlement.overage_nano:
-            log.warning("hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano)
+        self._note_overage(resolution, settlement)
         return settlement
+
+    def _note_overage(self, resolution: Resolution, settlement: Settlement) -> None:
+        """A cost above its hold is an alarm: the bound on the call did not hold, or the provider charged too much."""
+        if not settlement.overage_nano:
+            return
+        self.overages += 1
+        log.error(
+            "overage: hold %s cost %d and held %d: %d nano-dollars more than it held, posted in full to %s",
+            resolution.hold_id,
+            resolution.cost_nano,
+            resolution.cost_nano - settlement.overage_nano,
+            settlement.overage_nano,
+            ", ".join(resolution.account_ids),
+        )
 
     def _wait(self, resolution: Resolution) -> None:
         if len(self.waiting) >= _MAX_WAITING:
@@ -278,7 +293,7 @@ class BudgetService:
         while self.waiting:
             resolution = self.waiting[0]
             try:
-                await self.store.resolve(resolution)
+                self._note_overage(resolution, await self.store.resolve(resolution))
             except StoreUnavailable:
                 break
             except InvalidInput as error:  # it would stand in the way of all others for ever

@@ -86,7 +86,8 @@ class DrainLimits:
 class ChatFlow:
     """Carries calls from admission to settlement.
 
-    call_timeout_s: for a call with all its retries.
+    call_timeout_s: for a call with all its retries; of a stream until it begins, and between two events.
+    stream_timeout_s: for a whole stream, however steadily it comes.
     """
 
     planner: Planner
@@ -95,6 +96,7 @@ class ChatFlow:
     clock: Clock
     call_timeout_s: float = 290.0
     drain: DrainLimits = DrainLimits()
+    stream_timeout_s: float = 1800.0
 
     async def answer(self, call: Call) -> Answered | Refused:
         """Serve a call that is answered at once.
@@ -313,7 +315,7 @@ class ChatFlow:
         received = min(received_bytes, attempt.admission.hold.tokens * bounds.choices)
         if not complete:
             sent = min(most, estimate_input_tokens(sent_bytes(attempt.body), bounds, attempt.model))
-            received = min(received, estimate_tokens(received_bytes))
+            received = estimate_tokens(received_bytes)
         return EstimatedUsage(Tokens(input=max(1, sent), output=received), usage)
 
     async def finish(
@@ -322,14 +324,14 @@ class ChatFlow:
         """Settle an answered attempt: what it cost, and how its tightest account stands now.
 
         An estimate is never more than the hold; exact usage is posted whatever it is.
-        whole_hold: charge no less than what is held.
+        whole_hold: charge no less than what is held; more, if more than was held for is known to have come.
         """
         cost, held = cost_nano(attempt.price, usage.tokens), attempt.admission.hold.amount_nano
         exact = isinstance(usage, ExactUsage) and not whole_hold
-        if isinstance(usage, EstimatedUsage):
-            cost = min(cost, held)
         if whole_hold:
             cost = max(cost, held)
+        elif not exact:
+            cost = min(cost, held)
         detail = attempt_detail(call, attempt, usage, cost, self.clock.now_ms(), outcome=outcome)
         basis = Basis.EXACT if exact else Basis.ESTIMATED
         settling = asyncio.ensure_future(self.budgets.settle(attempt.admission, cost, basis, detail))

@@ -36,6 +36,13 @@ def message_bytes(message: object) -> int:
             total += len(text.encode())
         elif text:
             total += len(str(text).encode())
-    if message.get("tool_calls"):
-        total += len(str(message["tool_calls"]).encode())
-    return total
+    calls = message.get("tool_calls")
+    return total + sum(map(_tool_call_bytes, calls if isinstance(calls, list) else ()))
+
+
+def _tool_call_bytes(call: object) -> int:
+    """Name and arguments; what is around them in a chunk the model did not write."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return len(str(call).encode())
+    return sum(len(str(function.get(name) or "").encode()) for name in ("name", "arguments"))

@@ -2,13 +2,16 @@
 
 Failure policy: a client that goes away closes the upstream, and the call is settled by what was sent and received,
 unless its endpoint says otherwise (`routing.model.OnAbort`).
-An upstream that breaks off is told to the client in the stream, and is settled the same way.
+An upstream that breaks off, stalls or sends nonsense is told to the client in the stream; the provider may have made
+and charged the whole answer, so the whole hold is charged unless the usage came. One that goes on beyond max_tokens is
+cut off, and what it sent is charged even where that is more than was held.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import orjson
@@ -23,21 +26,24 @@ from gateway.sizes import message_bytes
 from gateway.surfaces import agent_summary
 from routing.errors import FailureKind, UpstreamError
 from routing.model import OnAbort
-from telemetry.usage import ExactUsage, Usage, read_usage
+from telemetry.usage import EstimatedUsage, ExactUsage, Usage, read_usage
 
 log = logging.getLogger("spendgate.gateway")
 
 _DONE = b"data: [DONE]\n\n"
 #: Tokens of long words or white space have a few dozen bytes; no tokeniser averages as many.
 _MOST_BYTES_PER_TOKEN = 64
-_SLACK_BYTES = 64 * 1024
+_SLACK_BYTES = 16 * 1024
+#: A chunk says much around a token (ids, log probabilities); more than this is a flood.
+_MOST_WIRE_BYTES_PER_TOKEN = 8 * 1024
+_WIRE_SLACK_BYTES = 2 * 1024 * 1024
 
 
 class StreamShape(Protocol):
     """How a surface writes its events."""
 
     def event(self, payload: bytes, chunk: dict[str, Any] | None) -> bytes | None:
-        """A chunk as it goes to the client; None: nothing. `chunk` is None where the payload is no JSON object."""
+        """A chunk as it goes to the client; None: nothing. `chunk` is None where the payload is empty."""
         ...
 
     def end(self, answered: Answered, latency_s: float) -> bytes:
@@ -141,26 +147,54 @@ async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, send: S
             await asyncio.shield(_end(flow, opened, shape, meter, pumping, send, outcome))
 
 
+@dataclass(slots=True)
+class _Bounds:
+    """What a stream may be at most, in bytes: of text, as it is sent, and read after its client has gone."""
+
+    text: int
+    wire: int
+    drain: int
+
+    def check(self, meter: Meter, wire: int, drained: int) -> None:
+        """Raises: UpstreamError: it is more. _EnoughRead: more than is read for nobody."""
+        if meter.received_bytes > self.text:
+            raise UpstreamError(FailureKind.BROKEN, "the stream goes on beyond max_tokens")
+        if wire > self.wire:
+            raise UpstreamError(FailureKind.BROKEN, f"the stream is larger than {self.wire} bytes")
+        if drained > self.drain:
+            raise _EnoughRead
+
+
+def _bounds(flow: ChatFlow, opened: OpenedStream) -> _Bounds:
+    """More bytes than the granted tokens can be: what goes on beyond is an endless stream, and is cut."""
+    tokens = opened.attempt.admission.hold.tokens * (opened.call.body.get("n") or 1)
+    wire = tokens * _MOST_WIRE_BYTES_PER_TOKEN + _WIRE_SLACK_BYTES
+    return _Bounds(tokens * _MOST_BYTES_PER_TOKEN + _SLACK_BYTES, wire, flow.drain.max_bytes)
+
+
 async def _forward(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send) -> None:
-    most_bytes = _most_bytes(opened)
-    drained_bytes = 0
+    try:
+        async with asyncio.timeout(flow.stream_timeout_s):
+            await _forward_events(_bounds(flow, opened), opened, shape, meter, send)
+    except TimeoutError:
+        error = f"the stream takes longer than {flow.stream_timeout_s:g} s"
+        raise UpstreamError(FailureKind.TIMEOUT, error) from None
+
+
+async def _forward_events(bounds: _Bounds, opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send) -> None:
+    wire = drained = 0
     events: AsyncIterator[bytes] = opened.upstream.events()
     async for payload in events:
-        event = shape.event(payload, meter.read(payload))
-        if meter.received_bytes > most_bytes:
-            raise UpstreamError(FailureKind.BROKEN, "the stream goes on beyond max_tokens")
+        chunk = meter.read(payload)
+        wire += len(payload)
         if opened.call.left:
-            drained_bytes += len(payload)
-            if drained_bytes > flow.drain.max_bytes:
-                raise _EnoughRead
-        elif event is not None:
+            drained += len(payload)
+        bounds.check(meter, wire, drained)
+        if chunk is None and payload.strip():
+            raise UpstreamError(FailureKind.BROKEN, "an event of the stream is no JSON object")
+        event = shape.event(payload, chunk)
+        if event is not None and not opened.call.left:
             await send({"type": "http.response.body", "body": event, "more_body": True})
-
-
-def _most_bytes(opened: OpenedStream) -> int:
-    """More text than the granted tokens can be: what goes on beyond is an endless stream, and is cut."""
-    choices = opened.call.body.get("n") or 1
-    return opened.attempt.admission.hold.tokens * choices * _MOST_BYTES_PER_TOKEN + _SLACK_BYTES
 
 
 async def _end(
@@ -187,7 +221,10 @@ async def _end(
     await opened.upstream.close()
     call, attempt = opened.call, opened.attempt
     usage = _usage(flow, opened, meter, complete=complete)
-    whole_hold = outcome == ABORTED and attempt.on_abort is OnAbort.CHARGE_HOLD
+    if outcome == ABORTED:
+        whole_hold = attempt.on_abort is OnAbort.CHARGE_HOLD
+    else:
+        whole_hold = failure is not None and not isinstance(usage, ExactUsage)
     cost, standing = await flow.finish(call, attempt, usage, outcome=outcome, whole_hold=whole_hold)
     if outcome == ABORTED:
         return
@@ -207,6 +244,8 @@ def _usage(flow: ChatFlow, opened: OpenedStream, meter: Meter, *, complete: bool
     if complete:
         return flow.usage_of(opened.call, opened.attempt, meter.reported, meter.received_bytes)
     estimated = flow.usage_of(opened.call, opened.attempt, None, meter.received_bytes, complete=False)
+    if meter.received_bytes > _bounds(flow, opened).text:  # no token has less than a byte
+        return EstimatedUsage(replace(estimated.tokens, output=meter.received_bytes), "it went on beyond max_tokens")
     reported = read_usage(meter.reported)
     if isinstance(reported, ExactUsage) and reported.tokens.all_output >= estimated.tokens.all_output:
         return reported

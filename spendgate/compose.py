@@ -86,6 +86,7 @@ class Worker:
             "store": store,
             "openHolds": len(self.budgets.open_holds),
             "waitingSettlements": len(self.budgets.waiting),
+            "overages": self.budgets.overages,
             "circuits": circuits,
         }
 
@@ -149,7 +150,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     worker = Worker(settings, store, snapshot, budgets, upstreams, health)
     planner = Planner(routes, prices, book, health)
     drain = DrainLimits(settings.abort_drain_s, settings.abort_drain_bytes)
-    flow = ChatFlow(planner, budgets, upstreams, clock, settings.call_timeout_s, drain)
+    flow = ChatFlow(planner, budgets, upstreams, clock, settings.call_timeout_s, drain, settings.stream_timeout_s)
     limits = Limits(body_bytes=settings.max_body_bytes)
     running_ms = round((settings.call_timeout_s + settings.lease_s) * 1000)
     answers = RedisAnswerMemory(client, namespace=settings.namespace, running_ms=running_ms)

@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     call_timeout_s: Annotated[float, _env("SPENDGATE_CALL_TIMEOUT_S", "seconds for a call with its retries", gt=0)] = (
         290.0
     )
+    stream_timeout_s: Annotated[
+        float, _env("SPENDGATE_STREAM_TIMEOUT_S", "seconds for a whole stream, however steadily it comes", gt=0)
+    ] = 1800.0
     abort_drain_s: Annotated[
         float, _env("SPENDGATE_ABORT_DRAIN_S", "seconds that `on_abort: drain` reads an answer nobody waits for", gt=0)
     ] = 30.0
