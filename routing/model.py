@@ -69,6 +69,7 @@ class Model:
     template_tokens: bound on what the provider's chat template adds beyond the bytes of the request.
     tool_template_tokens: the same, added when the request has tools.
     max_tokens_per_image: bound for one image part; None refuses images.
+    extra_fields: fields of a request that are passed on beside the known ones; they must cost nothing.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Model:
     template_tokens: int = 64
     tool_template_tokens: int = 512
     max_tokens_per_image: int | None = None
+    extra_fields: tuple[str, ...] = ()
 
 
 class Routes:

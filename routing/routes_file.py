@@ -51,6 +51,7 @@ class ModelSpec(_Strict):
     template_tokens: Annotated[int, Field(ge=0, le=100_000)] = 64
     tool_template_tokens: Annotated[int, Field(ge=0, le=100_000)] = 512
     max_tokens_per_image: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    extra_fields: list[_Name] = []
 
     @model_validator(mode="after")
     def _default_within_limit(self) -> "ModelSpec":
@@ -82,9 +83,10 @@ def load_routes(text: str, *, source: str, environment: Mapping[str, str]) -> Ro
     endpoints = [_endpoint(name, e, source, environment) for name, e in spec.endpoints.items()]
     models = [
         Model(
-            **m.model_dump(exclude={"aliases", "upstream_name"}),
+            **m.model_dump(exclude={"aliases", "upstream_name", "extra_fields"}),
             upstream_name=m.upstream_name or m.name,
             aliases=tuple(m.aliases),
+            extra_fields=tuple(m.extra_fields),
         )
         for m in spec.models
     ]

@@ -105,6 +105,8 @@ def test_headers_compression_and_methods(gateway: RunningGateway) -> None:
         {"service_tier": "priority"},
         {"modalities": ["text", "audio"]},
         {"web_search_options": {}},
+        {"audio": {"voice": "alloy"}},
+        {"surprise": 1},
         {"tools": [{"type": "web_search"}]},
         {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]},
