@@ -247,7 +247,7 @@ class ChatFlow:
         charged = error.kind in MAYBE_CHARGED
         log.warning("%s: attempt at %s failed: %s (status %s)", call.request_id, name, error.kind, error.status)
         no_more = sum(progress.tries.values()) >= MAX_TRIES or self._left_s(call) < _SHORTEST_TRY_S
-        if error.kind is FailureKind.REJECTED or no_more or call.left:
+        if error.kind is FailureKind.REJECTED or no_more:
             await self._end_failed(call, attempt, charged=charged, kind=error.kind)
             raise error
         pause_s = self._pause_s(call, progress, name, error)

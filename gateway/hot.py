@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from budget.service import Refused
 from core.clock import Clock
-from core.errors import SpendgateError, Unauthorized
+from core.errors import BodyTooLarge, SpendgateError, Unauthorized
 from core.ids import Ids, derived_id
 from gateway.auth import Authenticator, chain_of, named_scopes
 from gateway.call import Call, admitted, worst
@@ -20,6 +20,7 @@ from gateway.http import (
     Headers,
     Limits,
     Receive,
+    RequestTimeout,
     Scope,
     Send,
     encode_headers,
@@ -35,6 +36,8 @@ from routing.errors import UpstreamError
 
 log = logging.getLogger("spendgate.gateway")
 
+#: Refusals of requests that have not been read to their end: what still comes is not read either.
+_UNREAD = frozenset({BodyTooLarge.status, RequestTimeout.status})
 _INVOCATIONS = re.compile(r"/serving-endpoints/([^/]{1,256})/invocations")
 
 
@@ -198,6 +201,8 @@ class HotRoutes:
         headers = {"X-Request-Id": request_id} | problem.headers
         if problem.status == Unauthorized.status:
             headers["WWW-Authenticate"] = "Bearer"
+        if problem.status in _UNREAD:
+            headers["Connection"] = "close"
         await respond(send, problem.status, surface.problem(problem), headers)
 
 

@@ -151,7 +151,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     planner = Planner(routes, prices, book, health)
     drain = DrainLimits(settings.abort_drain_s, settings.abort_drain_bytes)
     flow = ChatFlow(planner, budgets, upstreams, clock, settings.call_timeout_s, drain, settings.stream_timeout_s)
-    limits = Limits(body_bytes=settings.max_body_bytes)
+    limits = Limits(body_bytes=settings.max_body_bytes, body_s=settings.client_timeout_s)
     running_ms = round((settings.call_timeout_s + settings.lease_s) * 1000)
     answers = RedisAnswerMemory(client, namespace=settings.namespace, running_ms=running_ms)
     callers = Authenticator(keys, clock, snapshot.refresh)

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ import pytest
 from tests.support.bill import bill_nano
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.invariants import assert_books_are_right
+from tests.support.memory import MB, Memory
 from tests.support.simulated import Simulated, running_simulator
 
-MB = 1024 * 1024
 #: fault -> (status, code) of an answer, code in a stream.
 BAD: dict[str, tuple[int, str, str]] = {
     "garbage": (502, "upstream_broken", "upstream_broken"),
@@ -41,23 +40,6 @@ def gateway(simulator: Simulated) -> Iterator[RunningGateway]:
         assert running.chat(agent="warm", maxTokens=5).status == 200
         yield running
     simulator.clear_faults()
-
-
-class Memory:
-    """The most memory of a worker since this was made."""
-
-    def __init__(self, gateway: RunningGateway) -> None:
-        (pid,) = gateway.worker_pids()
-        self._folder = Path(f"/proc/{pid}")
-        (self._folder / "clear_refs").write_text("5")  # the peak starts again from here
-        self._before = self._read("VmRSS")
-
-    def grown_bytes(self) -> int:
-        return self._read("VmHWM") - self._before
-
-    def _read(self, name: str) -> int:
-        lines = (self._folder / "status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
 def settlements(gateway: RunningGateway, agent: str) -> list[dict[str, str]]:
