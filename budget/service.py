@@ -172,6 +172,7 @@ class BudgetService:
 
     async def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> Settlement | None:
         """Post what the call cost and release its hold. None: the store is away, and it will be done later."""
+        self._alarm_overage(admission, cost_nano)
         resolution = Resolution(admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail)
         return await self._resolve(resolution)
 
@@ -258,21 +259,21 @@ class BudgetService:
         except asyncio.CancelledError:
             self._wait(resolution)  # sending it twice has one effect
             raise
-        self._note_overage(resolution, settlement)
         return settlement
 
-    def _note_overage(self, resolution: Resolution, settlement: Settlement) -> None:
-        """A cost above its hold is an alarm: the bound on the call did not hold, or the provider charged too much."""
-        if not settlement.overage_nano:
+    def _alarm_overage(self, admission: Admission, cost_nano: int) -> None:
+        """A cost above its hold: the bound on the call did not hold, or the provider charged too much."""
+        held_nano = admission.hold.amount_nano
+        if cost_nano <= held_nano:
             return
         self.overages += 1
         log.error(
             "overage: hold %s cost %d and held %d: %d nano-dollars more than it held, posted in full to %s",
-            resolution.hold_id,
-            resolution.cost_nano,
-            resolution.cost_nano - settlement.overage_nano,
-            settlement.overage_nano,
-            ", ".join(resolution.account_ids),
+            admission.hold.id,
+            cost_nano,
+            held_nano,
+            cost_nano - held_nano,
+            ", ".join(f"{terms.scope} ({terms.id})" for terms, _ in admission.watching),
         )
 
     def _wait(self, resolution: Resolution) -> None:
@@ -293,7 +294,7 @@ class BudgetService:
         while self.waiting:
             resolution = self.waiting[0]
             try:
-                self._note_overage(resolution, await self.store.resolve(resolution))
+                await self.store.resolve(resolution)
             except StoreUnavailable:
                 break
             except InvalidInput as error:  # it would stand in the way of all others for ever

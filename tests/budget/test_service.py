@@ -313,6 +313,15 @@ async def test_a_cost_above_the_hold_is_reported(worker: Worker, caplog: pytest.
     assert "15 nano-dollars more" in caplog.text
 
 
+async def test_it_is_reported_also_while_the_store_is_away(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    admission = await worker.hold("h1")
+    worker.line.faults = ["reply"]
+    await worker.settle(admission, 45)
+    await worker.service.flush()
+    assert (await worker.balance(), worker.service.overages) == ((45, 0), 1)
+    assert [r.levelname for r in caplog.records if "overage: hold h1" in r.getMessage()] == ["ERROR"]
+
+
 async def test_a_worker_that_runs_renews_flushes_and_sweeps(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     """Its first turn finds the store away; the next one does all that is due."""
     caplog.set_level(logging.WARNING)

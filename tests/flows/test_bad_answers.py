@@ -154,7 +154,7 @@ def test_a_cost_above_the_hold_is_posted_in_full_and_alarmed(
     assert overage == int(end["cost_nano"]) - int(end["held_nano"]) == 100_000 * 3000 - int(end["held_nano"]) > 0
     (alarm,) = [line for line in map(json.loads, gateway.log.read_text().splitlines()) if "overage" in str(line)]
     assert alarm["level"] == "error"
-    for told in (end["hold"], end["cost_nano"], end["held_nano"], str(overage), end["accounts"]):
+    for told in (end["hold"], end["cost_nano"], end["held_nano"], str(overage), end["accounts"], f"agent:{agent} "):
         assert told in alarm["message"]
     assert "secret of the prompt" not in gateway.log.read_text()
     assert gateway.request("GET", "/readyz", key=None).json["overages"] == 1
