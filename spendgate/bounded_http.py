@@ -12,8 +12,6 @@ from collections.abc import Callable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
-#: The application answers 408 for a body that does not come; this long after that the connection is closed anyway.
-_GRACE_S = 5.0
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -52,7 +50,8 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The headers are there; the body follows."""
         self._in_head = False
-        self._read_within(self.client_timeout_s + _GRACE_S, self._body_is_late)
+        # The application answers 408 for a body that does not come; if it has not, the connection is dropped.
+        self._read_within(2 * self.client_timeout_s, self.transport.abort)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -78,9 +77,6 @@ class BoundedHttp(HttpToolsProtocol):
             self._close_with(b"408 Request Timeout")
         else:
             self.transport.close()
-
-    def _body_is_late(self) -> None:
-        self.transport.abort()
 
     def _close_with(self, status: bytes) -> None:
         self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")

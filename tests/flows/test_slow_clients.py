@@ -150,7 +150,7 @@ def test_a_patient_client_is_served(gateway: RunningGateway, simulator: Simulate
     """Idle between two requests, and waiting for an answer, for longer than the client itself has for its request."""
     connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=20)
     headers = {"Authorization": f"Bearer {gateway.agent_key}"}
-    simulator.set_fault("*", fault="slow", delay_ms=1500, times=1)
+    simulator.set_fault("*", fault="slow", delay_ms=2600, times=1)
     for _ in range(2):
         connection.request("POST", "/v1/chat/completions", CHAT, headers)
         response = connection.getresponse()
