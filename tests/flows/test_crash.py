@@ -225,6 +225,25 @@ def test_a_stream_that_the_drain_cuts_off_is_settled_by_what_was_received(simula
         assert 0 < int(ended["cost_nano"]) < int(ended["held_nano"]) // 2
 
 
+def test_a_pause_that_the_drain_cuts_off_voids_what_was_refused(simulator: Simulated, tmp_path: Path) -> None:
+    simulator.set_fault(MODEL, fault="rate_limit", retry_after_s=5)
+    short = settings(simulator) | {"SPENDGATE_DRAIN_S": "1", "SPENDGATE_LEASE_S": "30"}
+    with running_gateway(tmp_path, **short) as first:
+
+        def call() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException):  # it is cut off
+                first.chat(agent="victim", maxTokens=20)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        eventually(lambda: simulator.bill()["calls"] == 1 and simulator.in_flight() == 0, "the call is refused")
+        assert first.stop() == 0
+        thread.join()
+    with running_gateway(tmp_path, **short) as second:
+        (ended,) = [e for e in assert_books_are_right(second) if e.get("before")]
+        assert (ended["type"], ended["outcome"], ended["cost_nano"]) == ("void", "rate_limited", "0")
+
+
 def test_two_hundred_calls_while_the_store_stands_still(simulator: Simulated) -> None:
     with running_gateway(**settings(simulator) | {"SPENDGATE_LEASE_S": "30"}) as gateway:
         assert gateway.chat(agent="crowd", maxTokens=5).status == 200
