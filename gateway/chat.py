@@ -30,7 +30,7 @@ from gateway.call import AccountStanding, Answered, Attempt, Call, admitted, wor
 from gateway.http import ClientGone
 from gateway.planner import Planner
 from gateway.record import ABORTED, attempt_detail, hold_detail
-from gateway.sizes import answer_bytes, sent_bytes
+from gateway.sizes import answer_bytes, choices_of, sent_bytes
 from gateway.why import why_not_as_asked
 from routing.adapters.registry import Upstreams
 from routing.errors import MAYBE_CHARGED, FailureKind, UpstreamError
@@ -109,7 +109,10 @@ class ChatFlow:
 
         async def send(attempt: Attempt) -> dict[str, Any]:
             upstream = self.upstreams.for_model(attempt.model)
-            return (await upstream.send(self._outgoing(call, attempt))).body
+            body = (await upstream.send(self._outgoing(call, attempt))).body
+            if choices_of(body, "message") is None:
+                raise UpstreamError(FailureKind.BROKEN, "the answer has not the shape of one")
+            return body
 
         progress = _Progress()
         done = await self._attempts(call, progress, send)

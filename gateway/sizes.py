@@ -15,14 +15,21 @@ def sent_bytes(body: dict[str, Any]) -> int:
     return total
 
 
+def choices_of(answer: dict[str, Any], part: str) -> list[dict[str, Any]] | None:
+    """The choices of an answer or a chunk, each with a well-formed `part` (``message`` or ``delta``) if it has one.
+
+    Empty where there are none; None: they have another shape.
+    """
+    choices = answer.get("choices") or []
+    if not isinstance(choices, list):
+        return None
+    good = all(isinstance(choice, dict) and isinstance(choice.get(part) or {}, dict) for choice in choices)
+    return choices if good else None
+
+
 def answer_bytes(body: dict[str, Any]) -> int:
     """UTF-8 bytes of the text and the tool calls in an answer."""
-    total = 0
-    choices = body.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        message = choice.get("message") if isinstance(choice, dict) else None
-        total += message_bytes(message)
-    return total
+    return sum(message_bytes(choice.get("message")) for choice in choices_of(body, "message") or ())
 
 
 def message_bytes(message: object) -> int:

@@ -22,7 +22,7 @@ from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of_upstream
 from gateway.http import Send
 from gateway.record import ABORTED
-from gateway.sizes import message_bytes
+from gateway.sizes import choices_of, message_bytes
 from gateway.surfaces import agent_summary
 from routing.errors import FailureKind, UpstreamError
 from routing.model import OnAbort
@@ -109,20 +109,22 @@ class Meter:
         self.received_bytes = 0
 
     def read(self, payload: bytes) -> dict[str, Any] | None:
-        """Take note of a chunk; its JSON, or None if it is none."""
+        """Take note of a chunk; its JSON, or None if it is none, or of another shape."""
         try:
             chunk = orjson.loads(payload)
         except orjson.JSONDecodeError:
             self.received_bytes += len(payload)
             return None
-        if not isinstance(chunk, dict):
+        choices = choices_of(chunk, "delta") if isinstance(chunk, dict) else None
+        if choices is None:
+            self.received_bytes += len(payload)
             return None
         if chunk.get("usage"):
             self.reported = chunk["usage"]
-        for choice in chunk.get("choices") or ():
-            if isinstance(choice, dict):
-                self.received_bytes += message_bytes(choice.get("delta"))
-        return chunk
+        for choice in choices:
+            self.received_bytes += message_bytes(choice.get("delta"))
+        read: dict[str, Any] = chunk
+        return read
 
 
 class _EnoughRead(Exception):
@@ -191,7 +193,7 @@ async def _forward_events(bounds: _Bounds, opened: OpenedStream, shape: StreamSh
             drained += len(payload)
         bounds.check(meter, wire, drained)
         if chunk is None and payload.strip():
-            raise UpstreamError(FailureKind.BROKEN, "an event of the stream is no JSON object")
+            raise UpstreamError(FailureKind.BROKEN, "an event of the stream is no chunk of an answer")
         event = shape.event(payload, chunk)
         if event is not None and not opened.call.left:
             await send({"type": "http.response.body", "body": event, "more_body": True})

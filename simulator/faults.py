@@ -35,6 +35,7 @@ class FaultKind(StrEnum):
     NAN_USAGE = "nan_usage"  # usage of NaN, which is no JSON; billed in full, as are all that follow
     USAGE_TWICE = "usage_twice"  # the same usage twice
     INVALID_UTF8 = "invalid_utf8"  # a text that is no UTF-8
+    WRONG_SHAPE = "wrong_shape"  # JSON, but its choices are a number
     HUGE_ANSWER = "huge_answer"  # a body, or one event, of `answer_bytes`
     GZIP_BOMB = "gzip_bomb"  # a compressed body that unpacks to `answer_bytes`
     DRIP = "drip"  # a body that comes a byte at a time, one every `drip_ms`

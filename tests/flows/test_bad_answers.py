@@ -18,6 +18,7 @@ BAD: dict[str, tuple[int, str, str]] = {
     "garbage": (502, "upstream_broken", "upstream_broken"),
     "nan_usage": (502, "upstream_broken", "upstream_broken"),
     "invalid_utf8": (502, "upstream_broken", "upstream_broken"),
+    "wrong_shape": (502, "upstream_broken", "upstream_broken"),
     "huge_answer": (502, "upstream_broken", "upstream_broken"),
     "gzip_bomb": (502, "upstream_broken", "upstream_broken"),
     "truncated": (502, "upstream_broken", "upstream_broken"),

@@ -98,6 +98,7 @@ FAULTS: list[tuple[FaultKind, FailureKind | None, FailureKind | None]] = [
     (FaultKind.NAN_USAGE, FailureKind.BROKEN, None),  # what an event holds is read by the flow
     (FaultKind.USAGE_TWICE, None, None),
     (FaultKind.INVALID_UTF8, FailureKind.BROKEN, None),
+    (FaultKind.WRONG_SHAPE, None, None),
     (FaultKind.HUGE_ANSWER, FailureKind.BROKEN, FailureKind.BROKEN),
     (FaultKind.GZIP_BOMB, FailureKind.BROKEN, FailureKind.BROKEN),
     (FaultKind.DRIP, FailureKind.TIMEOUT, FailureKind.TIMEOUT),
