@@ -9,7 +9,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
-.PHONY: help run test check fmt test-tools lock clean
+SEED ?= 1
+N ?= 100000
+
+.PHONY: help run test sim check fmt test-tools lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +22,9 @@ run: $(VENV)/.run-stamp ## start the gateway (ARGS="..." are passed on to: spend
 
 test: $(VENV)/.dev-stamp test-tools ## all tests (ARGS="..." are passed on to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+sim: $(VENV)/.dev-stamp ## play N=100000 seeds of the simulation from SEED=1; N=1 tells the story of one
+	@$(BIN)/python -m tests.simulation.run --seed $(SEED) --count $(N)
 
 check: $(VENV)/.dev-stamp ## format, lint, types and import contracts; changes nothing
 	@$(BIN)/ruff format --check .

@@ -256,6 +256,7 @@ class ServerReport:
     appendfsync: ``always``, ``everysec`` or ``no``; None if CONFIG is not allowed.
     maxmemory_policy: such as ``noeviction``.
     maxmemory_bytes: 0 means no limit.
+    replicas: how many are connected.
     problems: what can lose money or will fail, in plain words; empty if all is well.
     """
 
@@ -266,6 +267,7 @@ class ServerReport:
     appendfsync: str | None
     maxmemory_policy: str
     maxmemory_bytes: int
+    replicas: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -306,6 +308,7 @@ async def _check_node(client: StoreClient, where: Mapping[str, Any]) -> ServerRe
         appendfsync=await _read_setting(client, "appendfsync", where),
         maxmemory_policy=str(info.get("maxmemory_policy", "")),
         maxmemory_bytes=int(info.get("maxmemory", 0)),
+        replicas=int(info.get("connected_slaves", 0)),
     )
     report.problems.extend(_judge(report, info))
     return report

@@ -12,10 +12,10 @@ import fcntl
 import json
 import logging
 import os
-import zlib
 from pathlib import Path
 
 from budget.model import Basis, Resolution, ResolveMode
+from budget.sealed import seal, unseal
 
 log = logging.getLogger("spendgate.journal")
 
@@ -97,15 +97,14 @@ def _encode(r: Resolution) -> bytes:
         "basis": r.basis.value,
         "detail": r.detail.decode(),
     }
-    text = json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+    return seal(json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode())
 
 
 def _read(path: Path) -> list[Resolution]:
     found = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        checksum, _, text = line.partition(b" ")
-        if checksum != b"%08x" % zlib.crc32(text):
+        text = unseal(line)
+        if text is None:
             log.error("line %d of %s is damaged and is skipped; its hold's lease remains", number, path.name)
             continue
         entry = json.loads(text)

@@ -22,10 +22,17 @@ from budget.model import (
     StaleSnapshot,
 )
 from budget.policy import Choice, decide
-from budget.ports import AccountBalance, Change, DueHold, FoundHold, OpenHold
+from budget.ports import (
+    ACCOUNT_KEPT_AFTER_END_MS,
+    MAX_CLOCK_SKEW_MS,
+    AccountBalance,
+    Change,
+    Continuity,
+    DueHold,
+    FoundHold,
+    OpenHold,
+)
 from core.errors import Conflict, InvalidInput, StoreUnavailable
-
-MAX_CLOCK_SKEW_MS = 5_000
 
 
 @dataclass(slots=True)
@@ -45,6 +52,7 @@ class _Hold:
     tokens: int = 0
     account_ids: tuple[str, ...] = ()
     until_ms: int = 0
+    owner: str = ""
     trued: bool = False
     detail: bytes = b"{}"
 
@@ -58,6 +66,7 @@ class MemoryBudgetStore:
     holds: dict[str, _Hold] = field(default_factory=dict)
     log: list[dict[str, str]] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    sequence: int = 0
     version: int = 0
     documents: dict[tuple[str, str], tuple[int, bytes | None]] = field(default_factory=dict)
 
@@ -76,34 +85,74 @@ class MemoryBudgetStore:
             return StaleSnapshot(self.version)
         balances = self._read(request.accounts)
         verdict = decide(request.accounts, balances, request.candidates)
+        held_on = () if isinstance(verdict, Refusal) else _held_on(request, verdict)
         for terms, balance in zip(request.accounts, balances, strict=True):
-            if terms.id in self.accounts or balance.state != 0:
+            if terms.id in self.accounts or balance.state != 0 or terms.id in held_on:
                 account = self.accounts.setdefault(terms.id, _Account())
-                account.terms = terms  # also when nothing is held: settlements of older holds are judged by them
+                # Also when nothing is held: settlements of older holds are judged by them.
+                self._agree(account, terms)
                 self._enter(account, terms, request.hold_id, "limits")
         if isinstance(verdict, Refusal):
             self.refusals.append(verdict)
             return verdict
-        return self._hold(request, verdict)
-
-    def _hold(self, request: ReserveRequest, choice: Choice) -> Hold:
-        watched = request.candidates[choice.candidate].watched
-        held_on = [t for t, mark in zip(request.accounts, watched, strict=True) if mark != UNAFFECTED]
-        for terms in held_on:
-            account = self.accounts.setdefault(terms.id, _Account())
-            account.terms = terms
-            account.held_nano += choice.amount_nano
-        self.holds[request.hold_id] = _Hold(
-            HoldStatus.HELD,
-            choice.amount_nano,
-            candidate=choice.candidate,
-            tokens=choice.tokens,
-            account_ids=tuple(t.id for t in held_on),
-            until_ms=self.now_ms() + request.lease_ms,
-            detail=request.detail,
+        opened = OpenHold(
+            request.hold_id,
+            verdict.amount_nano,
+            held_on,
+            verdict.candidate,
+            verdict.tokens,
+            request.owner,
+            request.detail,
         )
+        self._open(opened, request.lease_ms)
         balances = self._read(request.accounts)
-        return Hold(request.hold_id, choice.candidate, choice.tokens, choice.amount_nano, balances)
+        return Hold(request.hold_id, verdict.candidate, verdict.tokens, verdict.amount_nano, balances)
+
+    def _open(self, hold: OpenHold, lease_ms: int) -> None:
+        for account_id in hold.account_ids:
+            self.accounts.setdefault(account_id, _Account()).held_nano += hold.amount_nano
+        self._begin(hold, lease_ms)
+
+    def _begin(self, hold: OpenHold, lease_ms: int) -> None:
+        self.holds[hold.id] = _Hold(
+            HoldStatus.HELD,
+            hold.amount_nano,
+            candidate=hold.candidate,
+            tokens=hold.tokens,
+            account_ids=hold.account_ids,
+            until_ms=self.now_ms() + lease_ms,
+            owner=hold.owner,
+            detail=hold.detail,
+        )
+        self._log(
+            type="hold",
+            hold=hold.id,
+            amount_nano=str(hold.amount_nano),
+            candidate=str(hold.candidate),
+            tokens=str(hold.tokens),
+            accounts="\n".join(hold.account_ids),
+            owner=hold.owner,
+            detail=hold.detail.decode(),
+        )
+
+    async def restore(self, hold: OpenHold, lease_ms: int) -> HoldStatus:
+        """Hold again what the store does not know; the status that it has now."""
+        known = self.holds.get(hold.id)
+        if known is None:
+            self._open(hold, lease_ms)
+        return self.holds[hold.id].status
+
+    @property
+    def epoch(self) -> str | None:
+        """There is one."""
+        return "memory"
+
+    async def look(self) -> Continuity:
+        """A memory that can't be lost without its process."""
+        return Continuity("memory", self.sequence)
+
+    def join(self, epoch: str, sequence: int) -> None:
+        """There is one epoch."""
 
     async def resolve(self, resolution: Resolution) -> Settlement:
         """End a hold: post what it cost, release it, append the event."""
@@ -114,7 +163,7 @@ class MemoryBudgetStore:
             raise InvalidInput("accountIds", "must name every account of the hold")
         after = self._after(hold, resolution.mode)
         if after is None:
-            return Settlement(before, False, 0, 0, self._pairs(resolution.account_ids))
+            return Settlement(before, False, 0, 0, self._pairs(resolution.account_ids), self.sequence)
         cost_nano = _cost(hold, resolution)
         delta_nano = cost_nano - hold.cost_nano
         was_held = before is HoldStatus.HELD
@@ -126,28 +175,24 @@ class MemoryBudgetStore:
         on = hold.account_ids if before is not HoldStatus.NONE else resolution.account_ids
         for account_id in on if was_held or delta_nano or terms_of else ():
             account = self.accounts.setdefault(account_id, _Account())
-            account.terms = terms_of.get(account_id, account.terms)
+            if account_id in terms_of:
+                self._agree(account, terms_of[account_id])
             account.held_nano += (following.amount_nano if following else 0) - (hold.amount_nano if was_held else 0)
             account.spent_nano += delta_nano
-            if account.terms and delta_nano:
+            if account.terms and (delta_nano or terms_of):
                 self._enter(account, account.terms, resolution.hold_id, "spend")
-        if following:
-            self.holds[following.id] = _Hold(
-                HoldStatus.HELD,
-                following.amount_nano,
-                candidate=hold.candidate,
-                tokens=hold.tokens,
-                account_ids=on,
-                until_ms=self.now_ms() + resolution.lease_ms,
-                detail=following.detail,
-            )
         hold.status, hold.cost_nano = after, cost_nano
         hold.account_ids = on
         hold.trued = hold.trued or resolution.mode is ResolveMode.TRUE_UP
         self.holds[resolution.hold_id] = hold
         if before is not HoldStatus.NONE or resolution.mode is not ResolveMode.VOID:
             self._append(resolution, before, cost_nano, delta_nano, overage_nano)
-        return Settlement(before, True, delta_nano, overage_nano, self._pairs(resolution.account_ids))
+        if following:
+            money, detail = following.amount_nano, following.detail
+            opened = OpenHold(following.id, money, on, hold.candidate, hold.tokens, resolution.owner, detail)
+            self._begin(opened, resolution.lease_ms)
+        pairs = self._pairs(resolution.account_ids)
+        return Settlement(before, True, delta_nano, overage_nano, pairs, self.sequence)
 
     def _after(self, hold: _Hold, mode: ResolveMode) -> HoldStatus | None:
         """The table at the head of lua/resolve.lua; None: no effect."""
@@ -223,15 +268,12 @@ class MemoryBudgetStore:
             raise Conflict(f"{kind} {document_id} was changed meanwhile, or exists already")
         self.version += 1
         self.documents[(kind, document_id)] = (self.version, text)
-        self.log.append(
-            {
-                "type": "document",
-                "id": f"{kind}:{document_id}",
-                "change": "delete" if text is None else "put",
-                "version": str(self.version),
-                "text": (text or b"").decode(),
-                "at_ms": str(self.now_ms()),
-            }
+        self._log(
+            type="document",
+            id=f"{kind}:{document_id}",
+            change="delete" if text is None else "put",
+            version=str(self.version),
+            text=(text or b"").decode(),
         )
         return self.version
 
@@ -250,45 +292,66 @@ class MemoryBudgetStore:
         rows = [self.accounts.get(i, _Account()) for i in account_ids]
         return tuple((a.spent_nano, a.held_nano) for a in rows)
 
+    def _agree(self, account: _Account, terms: AccountTerms) -> None:
+        """One event per change of limits."""
+        was, account.terms = account.terms, terms
+        if was and _limits(was) == _limits(terms):
+            return
+        end_ms = terms.period.end_ms
+        self._log(
+            type="terms",
+            account=terms.id,
+            terms=_limits(terms),
+            period_end_ms="" if end_ms is None else str(end_ms),
+            keep_until_ms="" if end_ms is None else str(end_ms + ACCOUNT_KEPT_AFTER_END_MS),
+        )
+
     def _enter(self, account: _Account, terms: AccountTerms, cause: str, why: str) -> None:
         """One event per change of state."""
         state = int(terms.state_at(account.spent_nano))
         if state == account.state:
             return
-        self.log.append(
-            {
-                "type": "state",
-                "account": terms.id,
-                "from": str(account.state),
-                "to": str(state),
-                "spent_nano": str(account.spent_nano),
-                "limit_nano": str(terms.limit_nano),
-                "cause": cause,
-                "why": why,
-                "at_ms": str(self.now_ms()),
-            }
+        self._log(
+            type="state",
+            account=terms.id,
+            **{"from": str(account.state)},
+            to=str(state),
+            spent_nano=str(account.spent_nano),
+            limit_nano=str(terms.limit_nano),
+            cause=cause,
+            why=why,
         )
         account.state = state
 
     def _append(self, r: Resolution, before: HoldStatus, cost: int, delta: int, overage: int) -> None:
         hold = self.holds[r.hold_id]
         detail = hold.detail if r.mode is ResolveMode.EXPIRE else r.detail
-        self.log.append(
-            {
-                "type": r.mode.value,
-                "hold": r.hold_id,
-                "before": before.value,
-                "cost_nano": str(cost),
-                "delta_nano": str(delta),
-                "overage_nano": str(overage),
-                "held_nano": str(hold.amount_nano),
-                "basis": r.basis.value,
-                "accounts": "\n".join(hold.account_ids),
-                "spent_after": " ".join(str(spent) for spent, _ in self._pairs(hold.account_ids)),
-                "at_ms": str(self.now_ms()),
-                "detail": detail.decode(),
-            }
+        self._log(
+            type=r.mode.value,
+            hold=r.hold_id,
+            before=before.value,
+            cost_nano=str(cost),
+            delta_nano=str(delta),
+            overage_nano=str(overage),
+            held_nano=str(hold.amount_nano),
+            basis=r.basis.value,
+            accounts="\n".join(hold.account_ids),
+            spent_after=" ".join(str(spent) for spent, _ in self._pairs(hold.account_ids)),
+            detail=detail.decode(),
         )
+
+    def _log(self, **fields: str) -> None:
+        self.sequence += 1
+        self.log.append({"seq": str(self.sequence), **fields, "at_ms": str(self.now_ms())})
+
+
+def _held_on(request: ReserveRequest, choice: Choice) -> tuple[str, ...]:
+    watched = request.candidates[choice.candidate].watched
+    return tuple(t.id for t, mark in zip(request.accounts, watched, strict=True) if mark != UNAFFECTED)
+
+
+def _limits(terms: AccountTerms) -> str:
+    return f"{terms.limit_nano} {terms.soft_nano} {terms.stop_at_nano}"
 
 
 def _cost(hold: _Hold, resolution: Resolution) -> int:

@@ -4,7 +4,7 @@ a budget (configuration) has accounts (budget, key, period); a hold reserves mon
 held -> settled | voided | expired, and each end is one event.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import IntEnum, StrEnum
 
@@ -307,6 +307,7 @@ class Settlement:
     delta_nano: posted by this resolution (a correction can be negative).
     overage_nano: by how much the cost exceeded the hold.
     balances: of the accounts afterwards (spent_nano, held_nano).
+    sequence: how many events the store had counted then.
     """
 
     before: HoldStatus
@@ -314,3 +315,4 @@ class Settlement:
     delta_nano: int
     overage_nano: int
     balances: tuple[tuple[int, int], ...] = ()
+    sequence: int = field(default=0, compare=False)

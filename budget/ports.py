@@ -6,6 +6,11 @@ from typing import Protocol
 
 from budget.model import Hold, HoldStatus, Refusal, ReserveRequest, Resolution, Settlement, StaleSnapshot
 
+#: How far a worker's clock may be from the store's.
+MAX_CLOCK_SKEW_MS = 5_000
+#: How long an account is kept after the end of its period.
+ACCOUNT_KEPT_AFTER_END_MS = 40 * 86_400_000
+
 
 @dataclass(frozen=True, slots=True)
 class AccountBalance:
@@ -36,11 +41,40 @@ class FoundHold:
 
 @dataclass(frozen=True, slots=True)
 class OpenHold:
-    """A hold that has not ended."""
+    """A hold that has not ended.
+
+    candidate, tokens: what was admitted, for a repeated reserve. owner, detail: as in `ReserveRequest`.
+    """
 
     id: str
     amount_nano: int
     account_ids: tuple[str, ...]
+    candidate: int = 0
+    tokens: int = 0
+    owner: str = ""
+    detail: bytes = b"{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Continuity:
+    """What a store says of its own memory.
+
+    epoch: id of the memory; None: there is none. A rebuilt store has another.
+    sequence: how many events it has counted.
+    doubt: why it is not to be trusted; None: nothing is known against it.
+    archived: up to which event there is a copy elsewhere.
+    past: epochs that this one continues.
+    """
+
+    epoch: str | None
+    sequence: int = 0
+    doubt: str | None = None
+    archived: int = 0
+    past: frozenset[str] = frozenset()
+
+    def continues(self, epoch: str) -> bool:
+        """Whether everything of that epoch is in this one, as far as is known."""
+        return epoch == self.epoch or epoch in self.past
 
 
 class BudgetStore(Protocol):
@@ -48,8 +82,26 @@ class BudgetStore(Protocol):
 
     Failure policy: a store that can't be reached, or refuses a write, raises
     `core.errors.StoreUnavailable`; the caller admits nothing. `reserve` and `resolve` may be repeated with the
-    same id after such an error: the second has no second effect.
+    same id after such an error: the second has no second effect. One that has lost memory since the epoch that
+    was joined raises `core.errors.StoreLost` from every verb that writes, and has done nothing.
     """
+
+    @property
+    def epoch(self) -> str | None:
+        """The epoch that was joined; None: none yet."""
+        ...
+
+    async def look(self) -> Continuity:
+        """What the store says of its memory."""
+        ...
+
+    def join(self, epoch: str, sequence: int) -> None:
+        """Work in this epoch from now on; without it the first verb that writes joins the present one."""
+        ...
+
+    async def restore(self, hold: OpenHold, lease_ms: int) -> HoldStatus:
+        """Hold again what a rebuilt store does not know, whatever the limits say; the status that it has now."""
+        ...
 
     async def reserve(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
         """Hold the ceiling of the first candidate that fits on all its accounts, or on none."""

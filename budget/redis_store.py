@@ -1,7 +1,7 @@
 """The live state on Redis >= 7 or Valkey >= 7.2, one node or a cluster.
 
-Failure policy: any error of the store (no connection, no memory, read-only, disk full) is `StoreUnavailable`, and
-the caller admits nothing. A reply that was lost is repaired by asking again with the same id.
+Failure policy: that of `budget.link`; the caller admits nothing. A reply that was lost is repaired by asking again
+with the same id.
 
 Layout; every key carries the hash tag ``{namespace}``, so that all accounts of a chain live in one slot:
 
@@ -9,18 +9,17 @@ Layout; every key carries the hash tag ``{namespace}``, so that all accounts of 
     sg:{ns}:a             zset   accounts by the end of their period
     sg:{ns}:hold:<id>     hash   status amount cost accounts …  kept `keep_ms` after its end
     sg:{ns}:leases        zset   open holds by the end of their lease (store's clock)
-    sg:{ns}:events        stream money and states, in order; only the ledger trims it
+    sg:{ns}:events        stream holds, money, terms, states, documents, in order; only the ledger trims it
+    sg:{ns}:epoch         hash   id seq doubt opens archived was:<id> …  see lua/epoch.lua
     sg:{ns}:refusals      stream the last 100,000 or so refusals
     sg:{ns}:version, :documents, :changed   the snapshot of budgets and keys
 """
 
 from collections.abc import Sequence
-from typing import Any
-
-from redis.asyncio import Redis
 
 from budget.checks import check_request, check_resolution
 from budget.connect import STORE_ERRORS, ServerReport, StoreClient, check_server, close
+from budget.link import NOBODY, REBUILDING, Acks, Link
 from budget.model import (
     AccountTerms,
     Balance,
@@ -34,12 +33,18 @@ from budget.model import (
     Settlement,
     StaleSnapshot,
 )
-from budget.ports import AccountBalance, Change, DueHold, FoundHold, OpenHold
+from budget.ports import (
+    ACCOUNT_KEPT_AFTER_END_MS,
+    MAX_CLOCK_SKEW_MS,
+    AccountBalance,
+    Change,
+    Continuity,
+    DueHold,
+    FoundHold,
+    OpenHold,
+)
 from budget.script import Script
-from core.errors import Conflict, InvalidInput, StoreUnavailable
-
-MAX_CLOCK_SKEW_MS = 5_000
-ACCOUNT_KEPT_AFTER_END_MS = 40 * 86_400_000
+from core.errors import Conflict, InvalidInput, StoreLost, StoreUnavailable
 
 
 class RedisBudgetStore:
@@ -47,63 +52,105 @@ class RedisBudgetStore:
 
     namespace: the hash tag; deployments with different namespaces share nothing.
     keep_ms: how long an ended hold is remembered, for late settlements, webhooks and retries.
+    acks: who else must have a hold before `reserve` returns it.
     """
 
-    def __init__(self, client: StoreClient, *, namespace: str = "main", keep_ms: int = 86_400_000) -> None:
+    def __init__(
+        self, client: StoreClient, *, namespace: str = "main", keep_ms: int = 86_400_000, acks: Acks = NOBODY
+    ) -> None:
+        self.link = Link(client, namespace, acks)
+        self.key = self.link.key
         self._client = client
-        self._prefix = f"sg:{{{namespace}}}:"
+        self._command = self.link.command
         self._keep_ms = keep_ms
         self._reserve = Script("budget", "reserve")
         self._resolve = Script("budget", "resolve")
+        self._restore = Script("budget", "restore")
         self._extend = Script("budget", "extend")
+        self._agree = Script("budget", "agree")
         self._put = Script("budget", "put_document")
 
-    def key(self, *parts: str) -> str:
-        """The full name of a key of this namespace."""
-        return self._prefix + ":".join(parts)
+    async def found(self, epoch: str) -> None:
+        """Begin the books in an empty namespace; where there are books, they go on."""
+        await self._command("HSETNX", self.key("epoch"), "id", epoch)
+
+    @property
+    def epoch(self) -> str | None:
+        """The epoch that this process works in; None: not known yet."""
+        return self.link.epoch
+
+    async def look(self) -> Continuity:
+        """What the store says of its memory."""
+        return await self.link.look()
+
+    def join(self, epoch: str, sequence: int) -> None:
+        """Work in this epoch from now on."""
+        self.link.join(epoch, sequence)
 
     async def reserve(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
         """Hold the ceiling of the first candidate that fits on all its accounts, or on none."""
         check_request(request)
         keys = [self.key(k) for k in ("version", "leases", "refusals")]
-        keys += [self.key("hold", request.hold_id), self.key("a"), self.key("events")]
+        keys += [self.key("hold", request.hold_id), self.key("a")]
         keys += [self.key("a", a.id) for a in request.accounts]
-        return _read_reserve(request, await self._call(self._reserve, keys, _reserve_args(request)))
+        epoch = self.epoch
+        reply = await self.link.call(self._reserve, keys, _reserve_args(request), acknowledged=True)
+        if reply[0] == b"held":
+            self.link.saw(reply[1], epoch)
+        return _read_reserve(request, reply)
 
-    async def resolve(self, resolution: Resolution) -> Settlement:
-        """End a hold: post what it cost, release it, append the event."""
+    async def resolve(self, resolution: Resolution, *, replayed_ms: int | None = None) -> Settlement:
+        """End a hold: post what it cost, release it, append the event.
+
+        replayed_ms: when it happened, where a rebuild repeats an event.
+        """
         check_resolution(resolution)
         hold = self.key("hold", resolution.hold_id)
         following = resolution.next_hold
-        keys = [self.key("leases"), self.key("events"), hold]
+        keys = [self.key("leases"), hold]
         keys += [self.key("hold", following.id) if following else hold, self.key("a")]
         keys += [self.key("a", a) for a in resolution.account_ids]
-        reply = await self._call(self._resolve, keys, self._resolve_args(resolution))
+        epoch = self.epoch
+        reply = await self.link.call(self._resolve, keys, self._resolve_args(resolution, replayed_ms))
         if reply[0] == b"refused":
             raise InvalidInput(reply[1].decode(), reply[2].decode())
+        self.link.saw(reply[1], epoch)
         numbers = [int(n) for n in reply[1:]]
         return Settlement(
             before=HoldStatus(reply[0].decode()),
-            applied=numbers[0] == 1,
-            delta_nano=numbers[1],
-            overage_nano=numbers[2],
-            balances=tuple(zip(numbers[3::2], numbers[4::2], strict=True)),
+            applied=numbers[1] == 1,
+            delta_nano=numbers[2],
+            overage_nano=numbers[3],
+            balances=tuple(zip(numbers[4::2], numbers[5::2], strict=True)),
+            sequence=numbers[0],
         )
 
-    def _resolve_args(self, r: Resolution) -> list[str | bytes]:
+    def _resolve_args(self, r: Resolution, replayed_ms: int | None) -> list[str | bytes]:
         following = r.next_hold
         args: list[str | bytes] = [r.hold_id, r.mode.value, str(r.cost_nano), r.basis.value, r.detail]
         args += [str(self._keep_ms), "\n".join(r.account_ids)]
         args += [following.id, str(following.amount_nano), following.detail] if following else ["", "0", "{}"]
-        args += [str(r.lease_ms), r.owner]
+        args += [str(r.lease_ms), r.owner, "" if replayed_ms is None else str(replayed_ms)]
         for terms in r.terms:
             args += [f"{terms.limit_nano} {terms.soft_nano} {terms.stop_at_nano}", *_period_args(terms)]
         return args
+
+    async def restore(self, hold: OpenHold, lease_ms: int, *, replayed_ms: int | None = None) -> HoldStatus:
+        """Hold again what a rebuilt store does not know; the status that it has now."""
+        keys = [self.key("leases"), self.key("hold", hold.id), *(self.key("a", a) for a in hold.account_ids)]
+        args: list[str | bytes] = [hold.id, str(hold.amount_nano), str(hold.candidate), str(hold.tokens)]
+        args += ["\n".join(hold.account_ids), hold.owner, hold.detail, str(lease_ms)]
+        args.append("" if replayed_ms is None else str(replayed_ms))
+        epoch = self.epoch
+        reply = await self.link.call(self._restore, keys, args)
+        self.link.saw(reply[1], epoch)
+        return HoldStatus(reply[0].decode())
 
     async def find(self, hold_id: str) -> FoundHold | None:
         """What is remembered of a hold; None if nothing."""
         row = await self._command("HMGET", self.key("hold", hold_id), "status", "accounts", "amount", "cost")
         if row[0] is None:
+            await self.trust()
             return None
         return FoundHold(HoldStatus(row[0].decode()), _lines(row[1]), int(row[2] or 0), int(row[3] or 0))
 
@@ -111,8 +158,8 @@ class RedisBudgetStore:
         """Renew leases; returns the ids that are no longer held."""
         if not hold_ids:
             return []
-        gone = await self._call(self._extend, [self.key("leases")], [str(lease_ms), *hold_ids])
-        return [g.decode() for g in gone]
+        reply = await self.link.call(self._extend, [self.key("leases")], [str(lease_ms), *hold_ids])
+        return [g.decode() for g in reply[1:]]
 
     async def due(self, limit: int) -> list[DueHold]:
         """Holds whose lease is over by the store's clock, oldest first."""
@@ -146,6 +193,8 @@ class RedisBudgetStore:
     async def current_accounts(self, now_ms: int) -> list[str]:
         """Ids of the accounts whose period is not over."""
         ids = await self._command("ZRANGEBYSCORE", self.key("a"), f"({now_ms}", "+inf")
+        if not ids:
+            await self.trust()
         return [i.decode() for i in ids]
 
     async def all_accounts(self) -> list[str]:
@@ -166,6 +215,8 @@ class RedisBudgetStore:
     async def changes_since(self, version: int) -> tuple[int, list[Change]]:
         """(newest version, every document that changed after `version`, in its present form)."""
         newest = int(await self._command("GET", self.key("version")) or 0)
+        if not newest or newest < version:
+            await self.trust()  # else budgets and keys would be forgotten with the store's memory
         if newest == version:
             return newest, []
         lowest = f"({version}" if newest > version else "-inf"  # a smaller version: the store was replaced
@@ -181,13 +232,15 @@ class RedisBudgetStore:
 
     async def put(self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None) -> int:
         """Write or delete a document; returns the new version."""
-        keys = [self.key(k) for k in ("version", "documents", "changed", "events")]
+        keys = [self.key(k) for k in ("version", "documents", "changed")]
         args: list[str | bytes] = [f"{kind}:{document_id}", "delete" if text is None else "put", text or b""]
         args.append("" if expected is None else str(expected))
-        reply = await self._call(self._put, keys, args)
+        epoch = self.epoch
+        reply = await self.link.call(self._put, keys, args)
         if reply[0] == b"conflict":
             raise Conflict(f"{kind} {document_id} was changed meanwhile, or exists already")
-        return int(reply[1])
+        self.link.saw(reply[1], epoch)
+        return int(reply[2])
 
     async def events(self, after: str = "-", count: int = 1000) -> list[tuple[str, dict[str, str]]]:
         """Events of money, state and configuration, oldest first: (stream id, fields)."""
@@ -209,25 +262,45 @@ class RedisBudgetStore:
         """Close the connections."""
         await close(self._client)
 
-    async def _call(self, script: Script, keys: list[str], args: list[str | bytes]) -> list[bytes]:
-        try:
-            reply: list[bytes] = await script.call(self._client, keys, args)
-            return reply
-        except STORE_ERRORS as error:
-            raise StoreUnavailable(f"the store did not answer: {error}") from error
+    # For the archive and a rebuild
 
-    async def _command(self, name: str, key: str, *args: str | bytes) -> Any:
-        """One raw command; `key` routes it to its node on a cluster (TIME takes none, but must ask that node)."""
-        try:
-            if name != "TIME":
-                return await self._client.execute_command(name, key, *args)
-            if isinstance(self._client, Redis):
-                return await self._client.execute_command("TIME")  # type: ignore[no-untyped-call]
-            await self._client.initialize()  # a cluster's slots are not known before
-            node = self._client.get_node_from_key(key)
-            return await self._client.execute_command("TIME", target_nodes=node)
-        except STORE_ERRORS as error:
-            raise StoreUnavailable(f"the store did not answer: {error}") from error
+    async def archived(self, sequence: int) -> None:
+        """Say up to which event there is a copy elsewhere."""
+        await self._command("HSET", self.key("epoch"), "archived", str(sequence))
+
+    async def begin_rebuild(self, why: str, horizon_ms: int) -> int:
+        """Put the store in doubt; the horizon of the rebuild, which stays that of its first try."""
+        await self._command("HSET", self.key("epoch"), "doubt", why)
+        await self._command("HSETNX", self.key("epoch"), "horizon", str(horizon_ms))
+        return int(await self._command("HGET", self.key("epoch"), "horizon"))
+
+    async def agree(self, account_id: str, terms: str, period_end_ms: str, keep_until_ms: str) -> None:
+        """Give an account its limits and its place in the index, as in its event."""
+        keys = [self.key("a"), self.key("a", account_id)]
+        await self.link.call(self._agree, keys, [account_id, terms, period_end_ms, keep_until_ms])
+
+    async def skip_versions(self, version: int) -> None:
+        """Number the next document after this version at least."""
+        if int(await self._command("GET", self.key("version")) or 0) < version:
+            await self._command("SET", self.key("version"), str(version))
+
+    async def end_rebuild(self, epoch: str, past: Sequence[str], archived: int, opens_after_ms: int) -> None:
+        """Begin a new epoch, which continues those of the past, and admit holds a while later."""
+        seconds, micros = await self._command("TIME", self.key("epoch"))
+        opens_ms = int(seconds) * 1000 + int(micros) // 1000 + opens_after_ms
+        fields = ["id", epoch, "archived", str(archived), "opens", str(opens_ms)]
+        for was in past:
+            fields += [f"was:{was}", "1"]
+        await self._command("HSET", self.key("epoch"), *fields)
+        await self._command("HDEL", self.key("epoch"), "doubt", "horizon")
+
+    async def trust(self) -> None:
+        """Raises `StoreLost` if the store's memory is empty or in doubt."""
+        if self.epoch == REBUILDING:
+            return
+        found = await self.look()
+        if found.epoch is None or found.doubt:
+            raise StoreLost(found.doubt or "it has no books")
 
 
 def _lines(text: bytes | None) -> tuple[str, ...]:
@@ -265,12 +338,12 @@ def _read_reserve(request: ReserveRequest, reply: list[bytes]) -> Hold | Refusal
         raise StoreUnavailable(f"this worker's clock is {off_s:.1f} s off the store's; at most 5 s are allowed")
     if head == b"resolved":
         raise Conflict(f"the hold {request.hold_id} has ended already ({reply[1].decode()})")
-    numbers = [int(n) for n in reply[4:]]
+    numbers = [int(n) for n in reply[5:]]
     balances = tuple(
         Balance(spent, held, BudgetState(state))
         for spent, held, state in zip(numbers[0::3], numbers[1::3], numbers[2::3], strict=True)
     )
     if head == b"held":
-        return Hold(request.hold_id, int(reply[1]), int(reply[2]), int(reply[3]), balances)
-    account = int(reply[2]) if reply[2] else None
-    return Refusal(RefusalCode(reply[1].decode()), account, int(reply[3]), balances)
+        return Hold(request.hold_id, int(reply[2]), int(reply[3]), int(reply[4]), balances)
+    account = int(reply[3]) if reply[3] else None
+    return Refusal(RefusalCode(reply[2].decode()), account, int(reply[4]), balances)

@@ -4,16 +4,21 @@ import hashlib
 from importlib.resources import files
 from typing import Any
 
+from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from budget.connect import StoreClient
+
+_INCLUDE = "-- include epoch.lua\n"
 
 
 class Script:
     """A script called by its hash, and loaded again when the store has forgotten it."""
 
     def __init__(self, package: str, name: str) -> None:
-        self.text = files(package).joinpath("lua", f"{name}.lua").read_text()
+        folder = files(package).joinpath("lua")
+        text = folder.joinpath(f"{name}.lua").read_text()
+        self.text = text.replace(_INCLUDE, folder.joinpath("epoch.lua").read_text() if _INCLUDE in text else "")
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def call(self, client: StoreClient, keys: list[str], args: list[str | bytes]) -> Any:
@@ -26,3 +31,24 @@ class Script:
             return await client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *args)
+
+    async def call_then(
+        self, client: Redis, keys: list[str], args: list[str | bytes], *then: tuple[str | int, ...]
+    ) -> list[Any]:
+        """The replies of the script and of these commands, all on one connection and in one round trip.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: as the client does.
+        """
+        for name, text in (("EVALSHA", self.sha), ("EVAL", self.text)):
+            async with client.pipeline(transaction=False) as pipeline:
+                pipeline.execute_command(name, text, len(keys), *keys, *args)
+                for command in then:
+                    pipeline.execute_command(*command)
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            if not isinstance(replies[0], NoScriptError):
+                break
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from budget.book import BudgetBook
 from budget.journal import Journal
@@ -29,7 +29,8 @@ from budget.model import (
     Settlement,
     StaleSnapshot,
 )
-from budget.ports import BudgetStore
+from budget.ports import BudgetStore, OpenHold
+from budget.witness import Witness
 from core.clock import Clock
 from core.errors import InvalidInput, StoreUnavailable
 from core.ids import Ids
@@ -39,6 +40,7 @@ log = logging.getLogger("spendgate.budget")
 
 _STALE_TRIES = 4
 _MAX_WAITING = 100_000
+_LAST_LOOKS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class BudgetService:
     lease_ms: how long a hold outlives its worker; renewed at a third of it.
     journal: where settlements wait for a store that is away; None keeps them in memory only.
     overages: settlements of this worker that cost more than their hold.
+    sending: ends of holds that are on their way to the store, by hold.
     """
 
     store: BudgetStore
@@ -99,10 +102,19 @@ class BudgetService:
     refresh: Callable[[], Awaitable[None]]
     owner: str
     lease_ms: int = 30_000
-    open_holds: set[str] = field(default_factory=set)
     journal: Journal | None = None
     waiting: list[Resolution] = field(default_factory=list)
     overages: int = 0
+    sending: dict[str, Resolution] = field(default_factory=dict)
+    witness: Witness = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.witness = Witness(self.store, self.lease_ms)
+
+    @property
+    def open_holds(self) -> dict[str, OpenHold]:
+        """The holds of the calls that run here."""
+        return self.witness.open_holds
 
     async def reserve(
         self, make_plan: Callable[[int], Plan], *, hold_id: str, detail: bytes = b"{}"
@@ -115,6 +127,7 @@ class BudgetService:
         Raises:
             StoreUnavailable: nothing is held; the call must not be made.
         """
+        self.witness.check()
         for _ in range(_STALE_TRIES):
             now_ms = self.clock.now_ms()
             plan = make_plan(now_ms)
@@ -130,12 +143,19 @@ class BudgetService:
             )
             verdict = await self._ask(request)
             if isinstance(verdict, Hold):
-                self.open_holds.add(hold_id)
-                return Admission(verdict, plan)
+                admission = Admission(verdict, plan)
+                self._opened(admission, hold_id, verdict.amount_nano, detail)
+                return admission
             if isinstance(verdict, Refusal):
                 return Refused(verdict, plan)
             await self.refresh()
         raise StoreUnavailable("the budgets change faster than they can be read")
+
+    def _opened(self, admission: Admission, hold_id: str, amount_nano: int, detail: bytes) -> None:
+        hold = admission.hold
+        self.open_holds[hold_id] = OpenHold(
+            hold_id, amount_nano, admission.account_ids, hold.candidate, hold.tokens, self.owner, detail
+        )
 
     async def _ask(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
         """Ask twice under one id: a reply that was lost after the hold was made gives the same hold."""
@@ -168,7 +188,7 @@ class BudgetService:
         try:
             yield
         finally:
-            self.open_holds.discard(admission.hold.id)
+            self.open_holds.pop(admission.hold.id, None)
 
     async def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> Settlement | None:
         """Post what the call cost and release its hold. None: the store is away, and it will be done later."""
@@ -210,15 +230,16 @@ class BudgetService:
             lease_ms=self.lease_ms,
             owner=self.owner,
         )
-        self.open_holds.discard(admission.hold.id)
+        self.open_holds.pop(admission.hold.id, None)
         try:
             settlement = await self.store.resolve(resolution)
         except (StoreUnavailable, asyncio.CancelledError):
             self._wait(plain)  # in this order: once the first has ended, nothing can hold for the next
             self._wait(Resolution(following.id, ResolveMode.VOID, admission.account_ids))
             raise
+        self.witness.saw(plain, settlement)
         if settlement.applied and settlement.before.value == "held":
-            self.open_holds.add(following.id)
+            self._opened(admission, following.id, following.amount_nano, following.detail)
             return True
         return False
 
@@ -232,9 +253,17 @@ class BudgetService:
         """
         accounts = self.book.accounts(chain, self.clock.now_ms())
         ids = tuple(a.id for a in accounts)
-        return await self.store.resolve(
-            Resolution(hold_id, ResolveMode.POST, ids, cost_nano, basis, detail, terms=accounts)
-        )
+        resolution = Resolution(hold_id, ResolveMode.POST, ids, cost_nano, basis, detail, terms=accounts)
+        try:
+            settlement = await self.store.resolve(resolution)
+        except InvalidInput:
+            found = await self.store.find(hold_id)
+            if found is None:
+                raise
+            # It comes again: in another period, or under other budgets, its chain has other accounts.
+            return await self.store.resolve(replace(resolution, account_ids=found.account_ids, terms=()))
+        self.witness.saw(resolution, settlement)
+        return settlement
 
     async def true_up(self, hold_id: str, cost_nano: int, detail: bytes) -> Settlement | None:
         """Correct the posted cost of a call that this gateway made, once. None: the hold is not remembered.
@@ -245,12 +274,14 @@ class BudgetService:
         found = await self.store.find(hold_id)
         if found is None:
             return None
-        return await self.store.resolve(
-            Resolution(hold_id, ResolveMode.TRUE_UP, found.account_ids, cost_nano, Basis.WEBHOOK, detail)
-        )
+        resolution = Resolution(hold_id, ResolveMode.TRUE_UP, found.account_ids, cost_nano, Basis.WEBHOOK, detail)
+        settlement = await self.store.resolve(resolution)
+        self.witness.saw(resolution, settlement)
+        return settlement
 
     async def _resolve(self, resolution: Resolution) -> Settlement | None:
-        self.open_holds.discard(resolution.hold_id)
+        self.open_holds.pop(resolution.hold_id, None)
+        self.sending[resolution.hold_id] = resolution
         try:
             settlement = await self.store.resolve(resolution)
         except StoreUnavailable:
@@ -259,6 +290,9 @@ class BudgetService:
         except asyncio.CancelledError:
             self._wait(resolution)  # sending it twice has one effect
             raise
+        finally:
+            self.sending.pop(resolution.hold_id, None)
+        self.witness.saw(resolution, settlement)
         return settlement
 
     def _alarm_overage(self, admission: Admission, cost_nano: int) -> None:
@@ -294,7 +328,7 @@ class BudgetService:
         while self.waiting:
             resolution = self.waiting[0]
             try:
-                await self.store.resolve(resolution)
+                self.witness.saw(resolution, await self.store.resolve(resolution))
             except StoreUnavailable:
                 break
             except InvalidInput as error:  # it would stand in the way of all others for ever
@@ -305,12 +339,24 @@ class BudgetService:
             self.journal.clear()
         return len(self.waiting)
 
+    async def stop(self) -> int:
+        """The last flush of a worker whose calls have ended or been cancelled; returns how many ends of holds the next
+        worker has to bring. The process may be gone right after it, with what it was sending.
+        """
+        for _ in range(_LAST_LOOKS):
+            if not self.open_holds:
+                break
+            await asyncio.sleep(0.05)  # a call that was cancelled is about to say what it cost
+        for resolution in tuple(self.sending.values()):
+            self._wait(resolution)  # sending it twice has one effect
+        return await self.flush()
+
     async def renew(self) -> None:
         """Renew the leases of this worker's open holds."""
         for hold_id in await self.store.extend(tuple(self.open_holds), self.lease_ms):
             if hold_id in self.open_holds:
                 log.warning("hold %s ended while its call was still running", hold_id)
-                self.open_holds.discard(hold_id)
+                self.open_holds.pop(hold_id, None)
 
     async def sweep(self, limit: int = 1000) -> int:
         """Expire holds whose lease is over, whoever owned them; returns how many. Any worker may; one effect."""
@@ -318,18 +364,22 @@ class BudgetService:
         for due in await self.store.due(limit):
             resolution = Resolution(due.id, ResolveMode.EXPIRE, due.account_ids, basis=Basis.UNCONFIRMED)
             settlement = await self.store.resolve(resolution)
+            self.witness.saw(resolution, settlement)
             if settlement.applied:
                 expired += 1
                 log.warning("hold %s expired and is charged in full, unconfirmed", due.id)
         return expired
 
     async def run(self) -> None:
-        """Renew, flush and sweep until cancelled. A store that is away is tried again at the next turn."""
+        """Look, renew, flush and sweep until cancelled. A store that is away is tried again at the next turn."""
         renew_s = self.lease_ms / 3000
         last_renewed_s = self.clock.monotonic_s()
         while True:
             await asyncio.sleep(0.25 if self.waiting else min(1.0, renew_s))
             try:
+                await self.witness.look()
+                if self.witness.lost:
+                    continue  # nothing is written to it, and what it says of leases is not to be believed
                 if self.clock.monotonic_s() - last_renewed_s >= renew_s:
                     await self.renew()
                     last_renewed_s = self.clock.monotonic_s()

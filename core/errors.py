@@ -8,6 +8,7 @@ SpendgateError
 ├── Conflict            409  the thing changed meanwhile, or exists already
 ├── BodyTooLarge        413  over a limit of size
 ├── StoreUnavailable    503  the live state can't be reached or refuses: nothing is admitted
+│   └── StoreLost       503  it answers, but has lost memory, or is being rebuilt
 └── ConfigError         500  the configuration can't work; stops the start
 
 A refusal of a budget is a value (`budget.model.Refusal`), not an exception; an upstream's failure is
@@ -79,6 +80,16 @@ class StoreUnavailable(SpendgateError):
     status = 503
     code = "store_unavailable"
     retry_after_s = 2
+
+
+class StoreLost(StoreUnavailable):
+    """The live state has forgotten something, or is being rebuilt; nothing is read from it as true or written to it."""
+
+    code = "store_lost"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the store's memory can't be trusted: {why}")
+        self.why = why
 
 
 class ConfigError(SpendgateError):

@@ -257,7 +257,7 @@ class ChatFlow:
         if pause_s is not None:
             try:
                 await asyncio.sleep(pause_s)
-            except asyncio.CancelledError:
+            except asyncio.CancelledError:  # the hold of the attempt that failed still has to end
                 await asyncio.shield(self._end_failed(call, attempt, charged=charged, kind=error.kind))
                 raise
             return await self._again(call, progress, attempt, error)

@@ -23,7 +23,6 @@ from gateway.http import (
     RequestTimeout,
     Scope,
     Send,
-    encode_headers,
     read_body,
     read_headers,
     read_json_object,
@@ -126,7 +125,7 @@ class HotRoutes:
         if key is None:
             return None
         name = claim_name(call.key_id, key)
-        claimed = await self.answers.claim(name, fingerprint(path, raw, call.chain))
+        claimed = await self.answers.claim(name, fingerprint(path, raw, call.chain), call.request_id)
         if isinstance(claimed, Claim):
             call.request_id = derived_id("req", name, str(claimed.tries))
         return claimed
@@ -184,10 +183,9 @@ class HotRoutes:
             await self._refuse(surface, problem_of_refusal(call, opened), call.request_id, send)
             return
         with self.flow.budgets.ended(opened.attempt.admission):
-            head = encode_headers(self._stream_headers(call, opened))
             shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
-            await send({"type": "http.response.start", "status": 200, "headers": head})
-            await pump(self.flow, opened, shape, send)
+            headers = self._stream_headers(call, opened)
+            await pump(self.flow, opened, shape, headers, send)
 
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt

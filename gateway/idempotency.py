@@ -53,10 +53,11 @@ class AnswerGone(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A key that this request may use. tries: how often a request under it has failed before."""
+    """A key that this request may use. tries: how often a request under it has failed before. holder: this claim."""
 
     name: str
     tries: int
+    holder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ class Replay:
 class AnswerMemory(Protocol):
     """Remembers answers by key."""
 
-    async def claim(self, name: str, fingerprint: str) -> Claim | Replay:
-        """Take the key for a request.
+    async def claim(self, name: str, fingerprint: str, holder: str) -> Claim | Replay:
+        """Take the key for a request; only this holder can end the claim.
 
         Raises:
             StillRunning, KeyReused, AnswerGone: it is taken. StoreUnavailable: it can't be known.
@@ -95,17 +96,19 @@ class RedisAnswerMemory:
         self._client = client
         self._prefix = f"sg:{{{namespace}}}:answer:"
         self._running_ms = running_ms
-        self._script = Script("gateway", "claim_answer")
+        self._claim = Script("gateway", "claim_answer")
+        self._end = Script("gateway", "end_claim")
 
-    async def claim(self, name: str, fingerprint: str) -> Claim | Replay:
+    async def claim(self, name: str, fingerprint: str, holder: str) -> Claim | Replay:
         """Take the key for a request."""
-        keys, args = [self._prefix + name], [fingerprint, str(self._running_ms)]
         try:
-            reply = await self._script.call(self._client, keys, [*args])
+            reply = await self._claim.call(
+                self._client, [self._prefix + name], [fingerprint, str(self._running_ms), holder]
+            )
         except STORE_ERRORS as error:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
         if reply[0] == b"claimed":
-            return Claim(name, int(reply[1]))
+            return Claim(name, int(reply[1]), holder)
         if reply[0] == b"differs":
             raise KeyReused("this Idempotency-Key was used for another request")
         if reply[0] == b"running":
@@ -116,19 +119,16 @@ class RedisAnswerMemory:
 
     async def finish(self, claim: Claim, answer: Replay | None) -> None:
         """Remember the answer."""
-        text = _encode(answer) if answer else _TOO_LARGE
-        await self._write(claim, {"status": "done", "answer": text})
+        await self._write(claim, "done", "answer", _encode(answer) if answer else _TOO_LARGE)
 
     async def release(self, claim: Claim) -> None:
         """The request failed: the key may be used again, by the next try."""
-        await self._write(claim, {"status": "free", "tries": str(claim.tries + 1)})
+        await self._write(claim, "free", "tries", str(claim.tries + 1))
 
-    async def _write(self, claim: Claim, fields: dict[Any, Any]) -> None:
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.hset(self._prefix + claim.name, mapping=fields)
-        pipeline.pexpire(self._prefix + claim.name, _KEEP_MS)
+    async def _write(self, claim: Claim, status: str, field_name: str, value: str | bytes) -> None:
+        args = [claim.holder, str(_KEEP_MS), status, field_name, value]
         try:
-            await pipeline.execute()
+            await self._end.call(self._client, [self._prefix + claim.name], args)
         except STORE_ERRORS as error:
             log.error("an idempotency key stays claimed until its time is over: %s", error)
 

@@ -20,7 +20,7 @@ from core.clock import Clock
 from gateway.call import Answered
 from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of_upstream
-from gateway.http import Send
+from gateway.http import Headers, Send, encode_headers
 from gateway.record import ABORTED
 from gateway.sizes import choices_of, message_bytes
 from gateway.surfaces import agent_summary
@@ -131,10 +131,10 @@ class _EnoughRead(Exception):
     """The client has gone, and no more of its answer is read."""
 
 
-async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, send: Send) -> None:
-    """Carry an open stream to the client, then settle. The response has been started; this ends it."""
+async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, headers: Headers, send: Send) -> None:
+    """Carry an open stream to the client, from the head of the response to its end, then settle."""
     meter = Meter()
-    pumping = asyncio.ensure_future(_forward(flow, opened, shape, meter, send))
+    pumping = asyncio.ensure_future(_forward(flow, opened, shape, meter, headers, send))
     leaving = opened.call.leaving
     outcome = "answered"
     try:
@@ -174,9 +174,12 @@ def _bounds(flow: ChatFlow, opened: OpenedStream) -> _Bounds:
     return _Bounds(tokens * _MOST_BYTES_PER_TOKEN + _SLACK_BYTES, wire, flow.drain.max_bytes)
 
 
-async def _forward(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send) -> None:
+async def _forward(
+    flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, headers: Headers, send: Send
+) -> None:
     try:
         async with asyncio.timeout(flow.stream_timeout_s):
+            await send({"type": "http.response.start", "status": 200, "headers": encode_headers(headers)})
             await _forward_events(_bounds(flow, opened), opened, shape, meter, send)
     except TimeoutError:
         error = f"the stream takes longer than {flow.stream_timeout_s:g} s"

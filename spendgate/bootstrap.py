@@ -5,6 +5,7 @@ Runs in the supervisor, once per start; several supervisors at once write the sa
 
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,8 @@ class Prepared:
     agent_key: str | None
 
 
-async def prepare(settings: Settings, redis_url: str, clock: Clock) -> Prepared:
-    """Check the store and write what is missing.
+async def prepare(settings: Settings, redis_url: str, clock: Clock, begin: Callable[[], Awaitable[None]]) -> Prepared:
+    """Check the store and write what is missing. begin: sees that it has its books, before anything is written.
 
     Raises:
         ConfigError: the store can lose money, or a file of budgets breaks a rule.
@@ -52,6 +53,8 @@ async def prepare(settings: Settings, redis_url: str, clock: Clock) -> Prepared:
             raise ConfigError(f"the store can lose money: {problems} (SPENDGATE_ALLOW_UNSAFE_STORE=true starts anyway)")
         for problem in report.problems:
             log.error("the store can lose money: %s", problem)
+        _check_waiting(settings, report, redis_url)
+        await begin()
         store = RedisBudgetStore(client, namespace=settings.namespace)
         admin_key = await _admin_key(store, settings, clock)
         agent_key = await _quickstart_key(store, settings, clock)
@@ -59,6 +62,23 @@ async def prepare(settings: Settings, redis_url: str, clock: Clock) -> Prepared:
         return Prepared(report, admin_key, agent_key)
     finally:
         await close(client)
+
+
+def _check_waiting(settings: Settings, report: ServerReport, redis_url: str) -> None:
+    """Whether the store can wait for whom the settings want it to wait."""
+    if not (settings.wait_replicas or settings.wait_fsync):
+        return
+    if "+cluster://" in redis_url:
+        raise ConfigError("SPENDGATE_WAIT_REPLICAS and SPENDGATE_WAIT_FSYNC work on a single primary, not on a cluster")
+    major, minor = (int(n) for n in report.version.split(".")[:2])
+    if settings.wait_fsync and (major, minor) < (7, 2):
+        raise ConfigError(f"SPENDGATE_WAIT_FSYNC needs Redis or Valkey 7.2; the store is {report.version}")
+    if report.replicas < settings.wait_replicas:
+        log.error(
+            "calls will be refused: SPENDGATE_WAIT_REPLICAS is %d and %d are connected",
+            settings.wait_replicas,
+            report.replicas,
+        )
 
 
 async def create_key(

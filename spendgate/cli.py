@@ -12,7 +12,7 @@ import typer
 from budget.connect import connect
 from budget.embedded import running_url
 from budget.redis_store import RedisBudgetStore
-from budget.verify import verify
+from budget.verify import Verification, verify
 from core.clock import SystemClock
 from core.errors import ConfigError, SpendgateError
 from core.key_codec import KEY_KIND
@@ -80,7 +80,12 @@ def version() -> None:
 @app.command("verify")
 def verify_books(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Check that balances, open holds and events agree; exit code 1 if they do not."""
-    result = _on_store(verify)
+
+    async def check(store: RedisBudgetStore) -> Verification:
+        await store.trust()
+        return await verify(store)
+
+    result = _on_store(check)
     if as_json:
         typer.echo(json.dumps(asdict(result)))
     else:
@@ -88,7 +93,7 @@ def verify_books(as_json: Annotated[bool, typer.Option("--json", help="For progr
         for drift in result.drift:
             typer.echo(f"DRIFT {drift.subject}: {drift.rule}: expected {drift.expected}, found {drift.found}")
         if not result.drift:
-            typer.echo("no drift: held = open holds, spent = events, no hold released twice")
+            typer.echo("no drift: held = open holds, spent = events, every hold open or ended once")
     raise typer.Exit(1 if result.drift else 0)
 
 
@@ -102,7 +107,7 @@ def show_guarantees() -> None:
     except ConfigError as error:
         raise _fail(error) from None
     report = _on_store(lambda store: store.check())
-    for guarantee in guarantees(report, routes):
+    for guarantee in guarantees(report, routes, settings):
         typer.echo(("holds      " if guarantee.holds else "NOT HELD   ") + guarantee.text)
 
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from budget.book import BudgetBook
 from budget.connect import connect
 from budget.journal import Journal
+from budget.link import Acks
 from budget.redis_store import RedisBudgetStore
 from budget.service import BudgetService
 from core.clock import SystemClock
@@ -69,7 +70,8 @@ class Worker:
         """Why calls can't be admitted; None while they can."""
         if self.draining:
             return "this worker is shutting down"
-        return self.snapshot.why_not_ready()
+        lost = self.budgets.witness.lost
+        return f"the store's memory can't be trusted: {lost}" if lost else self.snapshot.why_not_ready()
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """What `/readyz` says."""
@@ -94,6 +96,7 @@ class Worker:
     async def running(self) -> AsyncIterator[None]:
         """Background work while the worker serves; settles what it can at the end."""
         with contextlib.suppress(StoreUnavailable):
+            await self.budgets.witness.look()
             await self.snapshot.refresh()
         tasks = [asyncio.create_task(self.snapshot.watch()), asyncio.create_task(self.budgets.run())]
         for task in tasks:
@@ -103,7 +106,7 @@ class Worker:
         finally:
             await stop_all(tasks)
             await self._await_last_settlements()
-            left = await self.budgets.flush()
+            left = await self.budgets.stop()
             if left:
                 log.error("%d settlements have not reached the store; the next worker will bring them", left)
             if self.budgets.journal:
@@ -133,7 +136,8 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     book = BudgetBook(smallest_call_nano=smallest_call_nano(routes, prices, clock.now_ms()))
     keys = KeyRing()
     client = connect(redis_url)
-    store = RedisBudgetStore(client, namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000)
+    acks = Acks(settings.wait_replicas, settings.wait_fsync, settings.wait_ms)
+    store = RedisBudgetStore(client, namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000, acks=acks)
     snapshot = Snapshot(store, book, keys)
     budgets = BudgetService(
         store=store,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from budget.connect import ServerReport
 from routing.model import Routes
+from spendgate.settings import Role, Settings
 
 _ALWAYS = (
     "No call leaves before its ceiling is held on every budget of its chain; spent + held never passes a hard cap "
@@ -24,10 +25,11 @@ class Guarantee:
     text: str
 
 
-def guarantees(report: ServerReport, routes: Routes) -> list[Guarantee]:
-    """Statements for this store and these routes, those that do not hold last."""
+def guarantees(report: ServerReport, routes: Routes, settings: Settings) -> list[Guarantee]:
+    """Statements for this store, these routes and these settings, those that do not hold last."""
     found = [Guarantee(True, text) for text in _ALWAYS]
     found += _of_store(report)
+    found += _of_memory(report, settings)
     found += _of_routes(routes)
     return sorted(found, key=lambda g: not g.holds)
 
@@ -48,11 +50,29 @@ def _of_store(report: ServerReport) -> Iterable[Guarantee]:
         yield Guarantee(False, f"The store evicts keys ({report.maxmemory_policy}): a budget can be forgotten.")
     for problem in report.problems:
         yield Guarantee(False, f"The store: {problem}.")
-    yield Guarantee(
-        False,
-        "A failover to a replica that lags can forget acknowledged spend: replication is asynchronous, and not waited "
-        "for.",
-    )
+
+
+def _of_memory(report: ServerReport, settings: Settings) -> Iterable[Guarantee]:
+    if settings.role is Role.GATEWAY:
+        yield Guarantee(
+            True, "A store that lost memory is noticed and refused; a control process, which keeps a copy, rebuilds it."
+        )
+    else:
+        yield Guarantee(
+            True,
+            "A store that lost memory (FLUSHALL, an old snapshot, a failover to a replica that lags) is noticed, "
+            "refused, and rebuilt to the same numbers from the copy of its events here.",
+        )
+    if settings.wait_replicas:
+        yield Guarantee(True, f"A call leaves only after {settings.wait_replicas} replica(s) have its hold.")
+    elif report.replicas:
+        yield Guarantee(
+            False,
+            "A failover forgets the last holds; workers that live bring them back, those of a worker that dies with "
+            "the primary are lost. SPENDGATE_WAIT_REPLICAS=1 closes this.",
+        )
+    if settings.wait_fsync:
+        yield Guarantee(True, "A call leaves only after its hold is on disk.")
 
 
 def _of_routes(routes: Routes) -> Iterable[Guarantee]:

@@ -57,6 +57,16 @@ class Settings(BaseSettings):
     allow_unsafe_store: Annotated[
         bool, _env("SPENDGATE_ALLOW_UNSAFE_STORE", "start on a store that evicts keys or keeps nothing on disk")
     ] = False
+    wait_replicas: Annotated[
+        int,
+        _env("SPENDGATE_WAIT_REPLICAS", "replicas that must have a hold before its call leaves (WAIT)", ge=0, le=16),
+    ] = 0
+    wait_fsync: Annotated[
+        bool, _env("SPENDGATE_WAIT_FSYNC", "a hold must be on disk before its call leaves (WAITAOF)")
+    ] = False
+    wait_ms: Annotated[
+        int, _env("SPENDGATE_WAIT_MS", "milliseconds that they may take; then the call is refused", ge=1, le=1500)
+    ] = 500
     data_dir: Annotated[Path, _env("SPENDGATE_DATA_DIR", "folder of the embedded store")] = Path(".spendgate")
     fsync: Annotated[
         str,

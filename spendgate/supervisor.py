@@ -2,7 +2,7 @@
 
 1. the store: yours (REDIS_URL), or an embedded Valkey on the data folder;
 2. the upstream: yours, or the simulated Databricks when DATABRICKS_BASE_URL is not set;
-3. `bootstrap.prepare` checks the store and writes keys and budgets;
+3. `bootstrap.prepare` checks the store and writes keys and budgets; `keeper` begins to copy its events;
 4. the supervisor binds the port; N workers serve it (`spendgate.worker`), and are started again when they die;
 5. when the first answers `/readyz`, the banner is printed;
 6. SIGTERM or Ctrl-C: workers drain, then simulator and embedded store stop.
@@ -28,9 +28,11 @@ from budget.embedded import EmbeddedValkey
 from budget.redis_store import RedisBudgetStore
 from core.clock import Clock, SystemClock
 from core.errors import ConfigError, SpendgateError
+from core.ids import RandomIds
 from spendgate.banner import banner
 from spendgate.bootstrap import Prepared, prepare
 from spendgate.catalog import SIMULATED
+from spendgate.keeper import Keeper
 from spendgate.settings import Role, Settings
 from spendgate.sources import EdgeConfigPoller
 from spendgate.tasks import stop_all
@@ -72,8 +74,7 @@ class Supervisor:
             if self._simulates():
                 simulator, url = await self._start_simulator(parent_read)
                 environment |= SIMULATED | {"DATABRICKS_BASE_URL": url}
-            prepared = await prepare(self.settings, redis_url, self.clock)
-            await self._serve(environment, parent_read, prepared)
+            await self._keep_books(environment, parent_read, redis_url)
         finally:
             os.close(parent_write)
             if simulator is not None:
@@ -84,6 +85,18 @@ class Supervisor:
         if self.failure:
             raise ConfigError(self.failure)
         return 0
+
+    async def _keep_books(self, environment: dict[str, str], parent_fd: int, redis_url: str) -> None:
+        """Serve, with a copy of the store's events kept from before the first worker until after the last."""
+        keeper = Keeper.open(self.settings, redis_url, self.clock, RandomIds(self.clock))
+        following: list[asyncio.Task[None]] = []
+        try:
+            prepared = await prepare(self.settings, redis_url, self.clock, keeper.begin)
+            following.append(asyncio.create_task(keeper.run()))
+            await self._serve(environment, parent_fd, prepared)
+        finally:
+            await stop_all(following)
+            await keeper.close()
 
     def _simulates(self) -> bool:
         """Databricks is simulated only when no upstream of the user's own is configured."""

@@ -4,32 +4,36 @@
 -- first write, because a script is isolated but never rolled back. Amounts are added with HINCRBY on their text;
 -- numbers here are doubles, exact below 2^53, which no limit reaches.
 --
--- KEYS  1 version  2 leases  3 refusals  4 hold  5 index  6 events  7.. accounts
--- ARGV  1 now_ms  2 version  3 hold_id  4 lease_ms  5 owner  6 max_skew_ms  7 detail  8 account ids, by newline
---       9 number of accounts, then per account: limit soft stop_at hard period_end_ms("" none) keep_until_ms
+-- KEYS  1 epoch  2 events  3 version  4 leases  5 refusals  6 hold  7 index  8.. accounts
+-- ARGV  1 epoch  2 sequence  3 now_ms  4 version  5 hold_id  6 lease_ms  7 owner  8 max_skew_ms  9 detail
+--       10 account ids, by newline
+--       11 number of accounts, then per account: limit soft stop_at hard period_end_ms("" none) keep_until_ms
 --       then number of candidates, then per candidate: base out_pico tokens min_tokens watched
--- Reply {'held', candidate, tokens, amount, spent, held, state, ...} | {'refused', code, account, needed, ...}
---       {'stale', version} | {'skew', store_ms} | {'resolved', status}
+-- Reply {'held', sequence, candidate, tokens, amount, spent, held, state, ...}
+--       {'refused', sequence, code, account, needed, spent, held, state, ...}
+--       {'stale', version} | {'skew', store_ms} | {'resolved', status} | those of epoch.lua
+-- include epoch.lua
 
 local ACTIVE, DEGRADED, STOPPED = 0, 2, 3
-local text = function(number) return string.format('%.0f', number) end
 
-local time = redis.call('TIME')
-local store_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local store_ms = clock_ms()
+local lost = doubt()
+if lost then return lost end
+if store_ms < opens_ms then return {'lost', 'it was rebuilt and opens in ' .. text(opens_ms - store_ms) .. ' ms'} end
 
-local status = redis.call('HMGET', KEYS[4], 'status', 'candidate', 'tokens', 'amount')
+local status = redis.call('HMGET', KEYS[6], 'status', 'candidate', 'tokens', 'amount')
 if status[1] and status[1] ~= 'held' then return {'resolved', status[1]} end
 if not status[1] then
-  if math.abs(store_ms - tonumber(ARGV[1])) > tonumber(ARGV[6]) then return {'skew', text(store_ms)} end
-  local version = redis.call('GET', KEYS[1]) or '0'
-  if version ~= ARGV[2] then return {'stale', version} end
+  if math.abs(store_ms - tonumber(ARGV[3])) > tonumber(ARGV[8]) then return {'skew', text(store_ms)} end
+  local version = redis.call('GET', KEYS[3]) or '0'
+  if version ~= ARGV[4] then return {'stale', version} end
 end
 
-local count = tonumber(ARGV[9])
-local at = 10
+local count = tonumber(ARGV[11])
+local at = 12
 local account = {}
 for i = 1, count do
-  local row = redis.call('HMGET', KEYS[6 + i], 'spent', 'held', 'state', 'terms')
+  local row = redis.call('HMGET', KEYS[7 + i], 'spent', 'held', 'state', 'terms')
   local a = {
     known = row[1], spent = tonumber(row[1] or '0'), held = tonumber(row[2] or '0'),
     was = tonumber(row[3] or '0'), terms_were = row[4],
@@ -54,7 +58,7 @@ local reply = function(head)
   return head
 end
 
-if status[1] then return reply({'held', status[2], status[3], status[4]}) end
+if status[1] then return reply({'held', text(sequence), status[2], status[3], status[4]}) end
 
 local choice, refusal = nil, nil
 local candidates = tonumber(ARGV[at])
@@ -114,43 +118,47 @@ if not choice and not refusal then refusal = {'no_model_available', '', '0'} end
 -- From here on only writes that can't fail for what was read above.
 -- The newest terms are kept also when nothing is held: settlements of older holds are judged by them.
 for i = 1, count do
-  local a, key = account[i], KEYS[6 + i]
-  local id = string.sub(key, #KEYS[5] + 2)
+  local a, key = account[i], KEYS[7 + i]
+  local id = string.sub(key, #KEYS[7] + 2)
   local held = choice and string.sub(choice.watched, i, i) ~= '-'
   if a.terms ~= a.terms_were and (held or a.known or a.state ~= a.was) then
     redis.call('HSET', key, 'terms', a.terms)
     if not a.terms_were then
       redis.call('HSETNX', key, 'spent', '0')
-      redis.call('ZADD', KEYS[5], a.period_end == '' and '+inf' or a.period_end, id)
+      redis.call('ZADD', KEYS[7], a.period_end == '' and '+inf' or a.period_end, id)
       if a.keep_until ~= '' then redis.call('PEXPIREAT', key, a.keep_until) end
     end
+    append('type', 'terms', 'account', id, 'terms', a.terms, 'period_end_ms', a.period_end,
+      'keep_until_ms', a.keep_until, 'at_ms', text(store_ms))
   end
   if a.state ~= a.was then
     redis.call('HSET', key, 'state', text(a.state))
-    redis.call('XADD', KEYS[6], '*', 'type', 'state', 'account', id,
-      'from', text(a.was), 'to', text(a.state), 'spent_nano', text(a.spent), 'limit_nano', text(a.limit),
-      'cause', ARGV[3], 'why', 'limits', 'at_ms', text(store_ms))
+    append('type', 'state', 'account', id, 'from', text(a.was), 'to', text(a.state), 'spent_nano', text(a.spent),
+      'limit_nano', text(a.limit), 'cause', ARGV[5], 'why', 'limits', 'at_ms', text(store_ms))
   end
 end
 
 if not choice then
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', '100000', '*', 'hold', ARGV[3], 'code', refusal[1],
-    'account', refusal[2], 'needed_nano', refusal[3], 'accounts', ARGV[8], 'detail', ARGV[7],
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', '100000', '*', 'hold', ARGV[5], 'code', refusal[1],
+    'account', refusal[2], 'needed_nano', refusal[3], 'accounts', ARGV[10], 'detail', ARGV[9],
     'at_ms', text(store_ms))
-  return reply({'refused', refusal[1], refusal[2], refusal[3]})
+  return reply({'refused', text(sequence), refusal[1], refusal[2], refusal[3]})
 end
 
 local held_on = {}
 for i = 1, count do
-  local a, key = account[i], KEYS[6 + i]
+  local a, key = account[i], KEYS[7 + i]
   if string.sub(choice.watched, i, i) ~= '-' then
     redis.call('HINCRBY', key, 'held', text(choice.amount))
     a.held = a.held + choice.amount
-    held_on[#held_on + 1] = string.sub(key, #KEYS[5] + 2)
+    held_on[#held_on + 1] = string.sub(key, #KEYS[7] + 2)
   end
 end
-redis.call('HSET', KEYS[4], 'status', 'held', 'amount', text(choice.amount), 'candidate', text(choice.index - 1),
-  'tokens', text(choice.tokens), 'accounts', table.concat(held_on, '\n'), 'owner', ARGV[5], 'detail', ARGV[7],
-  'held_ms', text(store_ms))
-redis.call('ZADD', KEYS[2], text(store_ms + tonumber(ARGV[4])), ARGV[3])
-return reply({'held', text(choice.index - 1), text(choice.tokens), text(choice.amount)})
+local accounts, amount = table.concat(held_on, '\n'), text(choice.amount)
+local index, tokens = text(choice.index - 1), text(choice.tokens)
+redis.call('HSET', KEYS[6], 'status', 'held', 'amount', amount, 'candidate', index, 'tokens', tokens,
+  'accounts', accounts, 'owner', ARGV[7], 'detail', ARGV[9], 'held_ms', text(store_ms))
+redis.call('ZADD', KEYS[4], text(store_ms + tonumber(ARGV[6])), ARGV[5])
+append('type', 'hold', 'hold', ARGV[5], 'amount_nano', amount, 'candidate', index, 'tokens', tokens,
+  'accounts', accounts, 'owner', ARGV[7], 'detail', ARGV[9], 'at_ms', text(store_ms))
+return reply({'held', text(sequence), index, tokens, amount})

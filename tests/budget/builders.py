@@ -136,5 +136,6 @@ async def spent_and_held(store: Store, account: AccountTerms) -> tuple[int, int]
 
 
 async def events(store: Store, kind: str = "") -> list[dict[str, str]]:
-    """The fields of the store's events, of one type or of all."""
-    return [fields for _, fields in await store.events() if kind in ("", fields["type"])]
+    """The fields of the store's events: of one type, or of money and states."""
+    everything = [fields for _, fields in await store.events()]
+    return [e for e in everything if e["type"] == kind or (not kind and e["type"] not in ("hold", "terms"))]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from budget.memory_store import MemoryBudgetStore
-from budget.model import Hold, Refusal, ReserveRequest, Resolution, Settlement, StaleSnapshot
-from budget.ports import AccountBalance, DueHold, FoundHold
+from budget.model import Hold, HoldStatus, Refusal, ReserveRequest, Resolution, Settlement, StaleSnapshot
+from budget.ports import AccountBalance, Continuity, DueHold, FoundHold, OpenHold
 from core.errors import StoreUnavailable
 
 T = TypeVar("T")
@@ -58,6 +58,25 @@ class FlakyStore:
         """What was on its way arrives now; nobody waits for the answers."""
         while self.on_their_way:
             await self.on_their_way.pop(0)()
+
+    @property
+    def epoch(self) -> str | None:
+        """As the memory store."""
+        return self.inner.epoch
+
+    async def look(self) -> Continuity:
+        """As the memory store, unless away."""
+        self._check()
+        return await self.inner.look()
+
+    def join(self, epoch: str, sequence: int) -> None:
+        """As the memory store."""
+        self.inner.join(epoch, sequence)
+
+    async def restore(self, hold: OpenHold, lease_ms: int) -> HoldStatus:
+        """As the memory store, unless away."""
+        self._check()
+        return await self.inner.restore(hold, lease_ms)
 
     async def extend(self, hold_ids: Sequence[str], lease_ms: int) -> list[str]:
         """As the memory store, unless away."""

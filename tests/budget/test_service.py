@@ -22,11 +22,11 @@ async def test_a_hold_is_settled(worker: Worker) -> None:
     admission = await worker.hold("h1")
     assert admission.candidate.base_nano == 30
     assert admission.account_ids == (ID,)
-    assert worker.service.open_holds == {"h1"}
+    assert set(worker.service.open_holds) == {"h1"}
     settlement = await worker.service.settle(admission, 20, Basis.EXACT, b"{}")
     assert settlement is not None
     assert settlement.applied
-    assert worker.service.open_holds == set()
+    assert set(worker.service.open_holds) == set()
     assert await worker.balance() == (20, 0)
 
 
@@ -80,7 +80,7 @@ async def test_a_reserve_without_an_answer_leaves_no_hold(worker: Worker, faults
     worker.line.faults = faults
     with pytest.raises(StoreUnavailable):
         await worker.try_hold("h1", fixed(30))
-    assert worker.service.open_holds == set()
+    assert set(worker.service.open_holds) == set()
     assert await worker.service.flush() == 0
     assert await worker.balance() == (0, 0)
     with pytest.raises(Conflict):
@@ -156,6 +156,19 @@ async def test_a_settlement_whose_caller_goes_away_is_done(worker: Worker, fault
     assert await worker.balance() == (20, 0)
 
 
+async def test_what_is_on_its_way_when_the_worker_stops_is_brought_or_written_down(worker: Worker) -> None:
+    running, admission = await worker.hold("h1"), await worker.hold("h2")
+    worker.line.faults = ["stuck"]
+    sending = asyncio.create_task(worker.service.settle(admission, 20, Basis.EXACT, b"{}"))
+    await until(lambda: not worker.line.faults)
+    stopping = asyncio.create_task(worker.service.stop())
+    await asyncio.sleep(0)
+    await worker.settle(running, 10)  # a call that ends while the worker stops
+    assert await stopping == 0
+    assert await worker.balance() == (30, 0)
+    sending.cancel()
+
+
 async def test_those_that_wait_go_in_order_until_the_store_fails_again(worker: Worker) -> None:
     admissions = [await worker.hold(f"h{i}", 10) for i in range(3)]
     worker.line.away = True
@@ -213,7 +226,7 @@ async def hand_over(worker: Worker, admission: Admission, cost: int = 5, amount:
 async def test_the_next_attempt_is_held_out_of_the_first(worker: Worker) -> None:
     admission = await worker.hold("h1")
     assert await hand_over(worker, admission)
-    assert worker.service.open_holds == {"h2"}
+    assert set(worker.service.open_holds) == {"h2"}
     assert await worker.balance() == (5, 25)
 
 
@@ -229,7 +242,7 @@ async def test_a_hold_that_has_ended_hands_nothing_over(worker: Worker) -> None:
     worker.clock.at_ms += 60_000
     assert await worker.service.sweep() == 1
     assert not await hand_over(worker, admission)
-    assert worker.service.open_holds == set()
+    assert set(worker.service.open_holds) == set()
     assert await worker.balance() == (5, 0)
 
 
@@ -265,6 +278,14 @@ async def test_spend_from_outside_is_posted_once_to_every_account(worker: Worker
     assert [e["to"] for e in worker.memory.log if e["type"] == "state"] == ["1", "1"]
 
 
+async def test_spend_from_outside_that_comes_again_when_the_accounts_are_others_changes_nothing(worker: Worker) -> None:
+    await worker.service.post("wh1", [BOT], 90, Basis.WEBHOOK, b"{}")
+    worker.book.put(Budget("b", BOT, 100, cadence="daily"))
+    again = await worker.service.post("wh1", [BOT], 90, Basis.WEBHOOK, b"{}")
+    assert not again.applied
+    assert await worker.balance() == (90, 0)
+
+
 async def test_a_true_up_corrects_what_is_remembered(worker: Worker) -> None:
     assert await worker.service.true_up("h1", 5, b"{}") is None
     await worker.settle(await worker.hold("h1"), 20)
@@ -289,7 +310,7 @@ async def test_a_hold_that_ended_elsewhere_is_renewed_no_more(worker: Worker, ca
     admission = await worker.hold("h1")
     await worker.memory.resolve(Resolution("h1", ResolveMode.VOID, admission.account_ids))
     await worker.service.renew()
-    assert worker.service.open_holds == set()
+    assert set(worker.service.open_holds) == set()
     assert "ended while its call was still running" in caplog.text
 
 
@@ -327,7 +348,7 @@ async def test_a_worker_that_runs_renews_flushes_and_sweeps(worker: Worker, capl
     caplog.set_level(logging.WARNING)
     await worker.hold("mine", 10)
     await worker.hold("left", 20)
-    worker.service.open_holds.discard("left")
+    worker.service.open_holds.pop("left", None)
     worker.service.waiting.append(Resolution("other", ResolveMode.POST, (ID,), 7))
     worker.line.away = True
     running = asyncio.create_task(worker.service.run())

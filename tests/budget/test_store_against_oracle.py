@@ -62,6 +62,7 @@ class Lockstep(RuleBasedStateMachine):
         self.runner = runner
         self.memory = MemoryBudgetStore(wall_ms)
         self.valkey = RedisBudgetStore(client, namespace=uuid.uuid4().hex)
+        runner.run(self.valkey.found("ep_1"))
         self.accounts = [account(i, 200) for i in range(len(KEYS))]
         self.known: list[str] = []
 
@@ -182,6 +183,8 @@ class Lockstep(RuleBasedStateMachine):
                 assert event["from"] == str(state[event["account"]])
                 assert event["to"] != event["from"]
                 state[event["account"]] = int(event["to"])
+                continue
+            if event["type"] in ("hold", "terms"):
                 continue
             for account_id in event["accounts"].split("\n"):
                 spent[account_id] += int(event["delta_nano"])

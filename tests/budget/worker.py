@@ -72,7 +72,7 @@ class Worker:
         return found.status if found else HoldStatus.NONE
 
     def kinds(self) -> list[str]:
-        return [e["type"] for e in self.memory.log if e["type"] != "state"]
+        return [e["type"] for e in self.memory.log if e["type"] not in ("state", "hold", "terms")]
 
 
 async def until(condition: Callable[[], bool]) -> None:

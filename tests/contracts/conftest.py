@@ -32,8 +32,10 @@ def cluster_url() -> Iterator[str]:
         yield cluster.url
 
 
-def _open(kind: str, request: pytest.FixtureRequest) -> RedisBudgetStore:
-    return RedisBudgetStore(connect(request.getfixturevalue(f"{kind}_url")), namespace=uuid.uuid4().hex)
+async def _open(kind: str, request: pytest.FixtureRequest) -> RedisBudgetStore:
+    store = RedisBudgetStore(connect(request.getfixturevalue(f"{kind}_url")), namespace=uuid.uuid4().hex)
+    await store.found("ep_1")
+    return store
 
 
 @pytest.fixture(params=("memory", *SERVERS))
@@ -42,7 +44,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     if request.param == "memory":
         yield MemoryBudgetStore(wall_ms)
         return
-    opened = _open(request.param, request)
+    opened = await _open(request.param, request)
     yield opened
     await opened.close()
 
@@ -50,6 +52,6 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 @pytest.fixture(params=SERVERS)
 async def server_store(request: pytest.FixtureRequest) -> AsyncIterator[RedisBudgetStore]:
     """An empty store on each kind of server."""
-    opened = _open(request.param, request)
+    opened = await _open(request.param, request)
     yield opened
     await opened.close()

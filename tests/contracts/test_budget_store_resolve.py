@@ -156,6 +156,7 @@ async def test_an_event_tells_everything(store: Store) -> None:
     [event] = await events(store)
     assert int(event.pop("at_ms")) > 1_700_000_000_000
     assert event == {
+        "seq": "4",
         "type": "settle",
         "hold": "h1",
         "before": "held",
@@ -168,6 +169,20 @@ async def test_an_event_tells_everything(store: Store) -> None:
         "spent_after": "20 20",
         "detail": '{"m":"x"}',
     }
+
+
+async def test_limits_and_holds_have_events_too(store: Store) -> None:
+    await store.reserve(ask("h1", [ACCOUNT], fixed(30), detail=b'{"m":"x"}'))
+    await store.reserve(ask("h1", [ACCOUNT], fixed(30)))  # asked again: the same hold
+    await end(store, VOID, "h1", [ACCOUNT], following=NextHold("h2", 20, b'{"m":"y"}'))
+    [limits] = await events(store, "terms")
+    assert (limits["account"], limits["terms"]) == (ACCOUNT.id, "1000 800 1000")
+    first, second = await events(store, "hold")
+    assert int(first.pop("at_ms")) > 1_700_000_000_000
+    same = {"type": "hold", "candidate": "0", "tokens": "1", "accounts": ACCOUNT.id, "owner": "worker"}
+    assert first == same | {"seq": "2", "hold": "h1", "amount_nano": "30", "detail": '{"m":"x"}'}
+    del second["at_ms"]
+    assert second == same | {"seq": "4", "hold": "h2", "amount_nano": "20", "detail": '{"m":"y"}'}
 
 
 async def test_only_the_accounts_of_the_hold_are_touched(store: Store) -> None:

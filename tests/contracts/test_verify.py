@@ -8,7 +8,7 @@ import pytest
 from budget import verify as module
 from budget.memory_store import MemoryBudgetStore
 from budget.model import Basis, Resolution, ResolveMode
-from budget.verify import verify
+from budget.verify import Fold, verify
 from tests.budget.builders import ask, fixed, terms, wall_ms
 
 
@@ -46,15 +46,41 @@ async def test_a_balance_that_is_off_by_one(field: str, rule: str):
 async def test_a_lost_hold():
     store = await books()
     del store.holds["hld_2"]
+    balance, hold = (await verify(store)).drift
+    assert (balance.expected, balance.found) == (0, 10)
+    assert (hold.rule, hold.subject) == ("a hold that has not ended is open", "hld_2")
+
+
+async def test_a_hold_without_an_event():
+    store = await books()
+    store.log = [e for e in store.log if e.get("hold") != "hld_2"]
     (drift,) = (await verify(store)).drift
-    assert (drift.expected, drift.found) == (0, 10)
+    assert (drift.rule, drift.subject) == ("an open hold has an event", "hld_2")
 
 
 async def test_a_hold_released_twice():
     store = await books()
-    store.log.append(dict(store.log[0], delta_nano="0"))
+    settled = next(e for e in store.log if e["type"] == "settle")
+    store.log.append(dict(settled, delta_nano="0"))
     (drift,) = (await verify(store)).drift
     assert drift.subject == "hld_0" and drift.found == 2
+
+
+async def test_a_release_of_what_was_never_held():
+    store = await books()
+    store.log = [e for e in store.log if (e["type"], e.get("hold")) != ("hold", "hld_1")]
+    (drift,) = (await verify(store)).drift
+    assert drift.subject == "hld_1"
+
+
+async def test_who_checks_often_reads_only_what_is_new():
+    store, fold = await books(), Fold()
+    assert (await verify(store, fold)).drift == []
+    read = fold.events
+    store.log[0]["type"] = "unreadable"
+    await store.resolve(Resolution("hld_2", ResolveMode.SETTLE, (terms().id,), 7, Basis.EXACT))
+    result = await verify(store, fold)
+    assert (result.drift, result.events, result.open_holds) == ([], read + 1, 0)
 
 
 async def test_the_result_can_be_printed_as_json():

@@ -14,10 +14,12 @@ Events = list[dict[str, str]]
 
 
 def events_of(gateway: RunningGateway) -> Events:
-    """Every event, oldest first; `detail` parsed into `request_id`, `outcome`, … beside the fields."""
+    """Money, states and documents, oldest first; `detail` parsed into `request_id`, `outcome`, … beside the fields."""
     events = asyncio.run(_on_store(gateway, lambda store: store.events("-", 100_000)))
     out: Events = []
     for _, event in events:
+        if event["type"] in ("hold", "terms"):
+            continue
         detail: dict[str, object] = json.loads(event.get("detail") or "{}")
         out.append({k: v for k, v in detail.items() if isinstance(v, str)} | event)
     return out

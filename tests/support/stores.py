@@ -72,7 +72,13 @@ def running_valkey(fsync: str = "everysec") -> Iterator[EmbeddedValkey]:
 @contextlib.contextmanager
 def running_redis(settings: dict[str, str] | None = None) -> Iterator[RunningServer]:
     """Debian's redis-server, durable unless `settings` (names and values of its configuration) differ."""
-    binary = require_binary("redis-server")
+    with running_server(require_binary("redis-server"), settings) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_server(binary: Path, settings: dict[str, str] | None = None) -> Iterator[RunningServer]:
+    """This program, durable unless `settings` differ."""
     with _folder() as folder, _running(binary, folder, _DURABLE | (settings or {})) as server:
         yield server
 

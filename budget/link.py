@@ -1,0 +1,169 @@
+"""How commands and scripts reach the live state, and what this process knows of its memory.
+
+The store has an epoch and counts its events (lua/epoch.lua). A link remembers both and says them with every script;
+a store that has lost or rolled back its memory is noticed by that, and everything is refused until
+`budget.rebuild` has rebuilt it.
+
+Failure policy: any error of the store (no connection, no memory, read-only, disk full) is `StoreUnavailable`; a
+memory that can't be trusted is `StoreLost`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from budget.connect import STORE_ERRORS, StoreClient
+from budget.ports import Continuity
+from budget.script import Script
+from core.errors import StoreLost, StoreUnavailable
+
+#: The epoch that a rebuild works in: writes are taken from it alone while the store is in doubt.
+REBUILDING = "rebuild"
+
+
+@dataclass(frozen=True, slots=True)
+class Acks:
+    """Who else must have a hold before its call may leave.
+
+    replicas: how many of them. fsync: also the primary's own disk, and theirs. timeout_ms: how long it may take.
+    """
+
+    replicas: int = 0
+    fsync: bool = False
+    timeout_ms: int = 500
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody is waited for."""
+        return self.replicas > 0 or self.fsync
+
+    def command(self) -> tuple[str | int, ...]:
+        """What asks for them, after the write on the same connection."""
+        if self.fsync:
+            return "WAITAOF", 1, self.replicas, self.timeout_ms
+        return "WAIT", self.replicas, self.timeout_ms
+
+    def check(self, reply: Any) -> None:
+        """Raises `StoreUnavailable` if the reply says that some are missing."""
+        disks, replicas = reply if self.fsync else (1, reply)
+        if disks < 1 or replicas < self.replicas:
+            where = "on the disks" if self.fsync else "on replicas"
+            raise StoreUnavailable(
+                f"a hold is not {where} within {self.timeout_ms} ms: {replicas} of {self.replicas} replicas have it"
+            )
+
+
+NOBODY = Acks()
+
+
+class Link:
+    """One namespace on a server or cluster.
+
+    acks: who must have a hold; only on a single primary.
+    epoch: the one that this process works in; None: not known yet, and read before the first script.
+    sequence: the highest that it has seen there.
+    """
+
+    def __init__(self, client: StoreClient, namespace: str, acks: Acks = NOBODY) -> None:
+        self.client = client
+        self.acks = acks
+        self._prefix = f"sg:{{{namespace}}}:"
+        self.epoch: str | None = None
+        self.sequence = 0
+
+    def key(self, *parts: str) -> str:
+        """The full name of a key of this namespace."""
+        return self._prefix + ":".join(parts)
+
+    async def look(self) -> Continuity:
+        """What the store says of its memory.
+
+        Raises:
+            StoreUnavailable: it does not answer.
+        """
+        rows = await self.command("HGETALL", self.key("epoch"))
+        pairs = rows.items() if isinstance(rows, dict) else zip(rows[0::2], rows[1::2], strict=True)
+        fields = {name.decode(): value.decode() for name, value in pairs}
+        return Continuity(
+            epoch=fields.get("id"),
+            sequence=int(fields.get("seq", 0)),
+            doubt=fields.get("doubt"),
+            archived=int(fields.get("archived", 0)),
+            past=frozenset(n.removeprefix("was:") for n in fields if n.startswith("was:")),
+        )
+
+    def join(self, epoch: str, sequence: int) -> None:
+        """Work in this epoch from now on."""
+        self.epoch, self.sequence = epoch, sequence
+
+    async def call(
+        self, script: Script, keys: list[str], args: list[str | bytes], *, acknowledged: bool = False
+    ) -> list[bytes]:
+        """The reply of a script that writes. keys, args: its own, after those of lua/epoch.lua.
+
+        acknowledged: what it wrote must reach those whom `acks` names.
+
+        Raises:
+            StoreUnavailable: it is not known whether it ran.
+            StoreLost: it did not run.
+        """
+        if self.epoch is None:
+            found = await self.look()
+            if found.epoch is None:
+                raise StoreLost("it has no books")
+            self.join(found.epoch, found.sequence)
+        all_keys = [self.key("epoch"), self.key("events"), *keys]
+        all_args = [self.epoch or "", str(self.sequence), *args]
+        try:
+            if acknowledged and self.acks.wanted and isinstance(self.client, Redis):
+                reply = await self._acknowledged(self.client, script, all_keys, all_args)
+            else:
+                reply = await script.call(self.client, all_keys, all_args)
+        except STORE_ERRORS as error:
+            raise StoreUnavailable(f"the store did not answer: {error}") from error
+        return _checked(reply)
+
+    async def _acknowledged(
+        self, client: Redis, script: Script, keys: list[str], args: list[str | bytes]
+    ) -> list[bytes]:
+        """WAIT looks back to the last write of its connection: one is made in any case, also for a repeated hold."""
+        touch = ("SET", self.key("touched"), "")
+        replies = await script.call_then(client, keys, args, touch, self.acks.command())
+        reply: list[bytes] = replies[0]
+        if reply[0] == b"held":
+            self.acks.check(replies[2])
+        return reply
+
+    def saw(self, sequence: bytes, epoch: str | None) -> None:
+        """Remember how far the store had counted, unless the answer is to a question from another epoch."""
+        if epoch == self.epoch:
+            self.sequence = max(self.sequence, int(sequence))
+
+    async def command(self, name: str, key: str, *args: str | bytes) -> Any:
+        """One raw command; `key` routes it to its node on a cluster (TIME takes none, but must ask that node).
+
+        Raises:
+            StoreUnavailable: the store does not answer, or refuses.
+        """
+        try:
+            if name != "TIME":
+                return await self.client.execute_command(name, key, *args)
+            if isinstance(self.client, Redis):
+                return await self.client.execute_command("TIME")  # type: ignore[no-untyped-call]
+            await self.client.initialize()  # a cluster's slots are not known before
+            node = self.client.get_node_from_key(key)
+            return await self.client.execute_command("TIME", target_nodes=node)
+        except STORE_ERRORS as error:
+            raise StoreUnavailable(f"the store did not answer: {error}") from error
+
+
+def _checked(reply: list[bytes]) -> list[bytes]:
+    head = reply[0]
+    if head == b"lost":
+        raise StoreLost(reply[1].decode())
+    if head == b"moved":
+        raise StoreLost("it was rebuilt, and this worker has not caught up yet")
+    if head == b"foreign":
+        raise StoreLost("its books are not those that this worker began with")
+    return reply
