@@ -183,8 +183,10 @@ def test_who_leaves_before_anything_is_sent_pays_nothing(gateway: RunningGateway
     os.kill(store, signal.SIGSTOP)
     try:
         connection = begin(gateway, CLOSES, "unsent")
-        until(lambda: has_been_read(gateway, connection), "the request has arrived")
+        own_port = connection.sock.getsockname()[1]
+        until(lambda: unread_bytes(own_port) == 0, "the request has arrived")
         connection.close()
+        until(lambda: unread_bytes(own_port) is None, "the worker has noticed that its client is gone")
     finally:
         os.kill(store, signal.SIGCONT)
     until(lambda: gateway.request("GET", "/readyz", key=None).json["openHolds"] == 0, "the hold has ended")
@@ -193,14 +195,13 @@ def test_who_leaves_before_anything_is_sent_pays_nothing(gateway: RunningGateway
     assert simulator.bill()["calls"] == calls
 
 
-def has_been_read(gateway: RunningGateway, connection: http.client.HTTPConnection) -> bool:
-    """Whether the worker has taken all that was sent: nothing waits in its socket any more."""
-    own = connection.sock.getsockname()[1]
+def unread_bytes(own_port: int) -> int | None:
+    """What of a connection from this port the worker has not read yet; None once it has closed its side."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, _, remote, _, queues = line.split()[:5]
-        if int(remote.rpartition(":")[2], 16) == own:
-            return int(queues.partition(":")[2], 16) == 0
-    return False
+        _, _, remote, state, queues = line.split()[:5]
+        if int(remote.rpartition(":")[2], 16) == own_port and state in ("01", "08"):  # established, or left by us
+            return int(queues.partition(":")[2], 16)
+    return None
 
 
 def test_who_leaves_is_not_tried_for_again(gateway: RunningGateway, simulator: Simulated) -> None:
