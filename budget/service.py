@@ -40,7 +40,6 @@ log = logging.getLogger("spendgate.budget")
 
 _STALE_TRIES = 4
 _MAX_WAITING = 100_000
-_LAST_LOOKS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,7 @@ class BudgetService:
     owner: names this worker in its holds.
     lease_ms: how long a hold outlives its worker; renewed at a third of it.
     journal: where settlements wait for a store that is away; None keeps them in memory only.
+    overages: settlements of this worker that cost more than their hold.
     sending: ends of holds that are on their way to the store, by hold.
     """
 
@@ -103,6 +103,7 @@ class BudgetService:
     lease_ms: int = 30_000
     journal: Journal | None = None
     waiting: list[Resolution] = field(default_factory=list)
+    overages: int = 0
     sending: dict[str, Resolution] = field(default_factory=dict)
     witness: Witness = field(init=False)
 
@@ -190,6 +191,7 @@ class BudgetService:
 
     async def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> Settlement | None:
         """Post what the call cost and release its hold. None: the store is away, and it will be done later."""
+        self._alarm_overage(admission, cost_nano)
         resolution = Resolution(admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail)
         return await self._resolve(resolution)
 
@@ -290,9 +292,22 @@ class BudgetService:
         finally:
             self.sending.pop(resolution.hold_id, None)
         self.witness.saw(resolution, settlement)
-        if settlement.overage_nano:
-            log.warning("hold %s cost %d nano-dollars more than it held", resolution.hold_id, settlement.overage_nano)
         return settlement
+
+    def _alarm_overage(self, admission: Admission, cost_nano: int) -> None:
+        """A cost above its hold: the bound on the call did not hold, or the provider charged too much."""
+        held_nano = admission.hold.amount_nano
+        if cost_nano <= held_nano:
+            return
+        self.overages += 1
+        log.error(
+            "overage: hold %s cost %d and held %d: %d nano-dollars more than it held, posted in full to %s",
+            admission.hold.id,
+            cost_nano,
+            held_nano,
+            cost_nano - held_nano,
+            ", ".join(f"{terms.scope} ({terms.id})" for terms, _ in admission.watching),
+        )
 
     def _wait(self, resolution: Resolution) -> None:
         if len(self.waiting) >= _MAX_WAITING:
@@ -327,10 +342,6 @@ class BudgetService:
         """The last flush of a worker whose calls have ended or been cancelled; returns how many ends of holds the next
         worker has to bring. The process may be gone right after it, with what it was sending.
         """
-        for _ in range(_LAST_LOOKS):
-            if not self.open_holds:
-                break
-            await asyncio.sleep(0.05)  # a call that was cancelled is about to say what it cost
         for resolution in tuple(self.sending.values()):
             self._wait(resolution)  # sending it twice has one effect
         return await self.flush()

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import InvalidInput
+from gateway.fields import check_message_fields
 from routing.model import Model
+from telemetry.usage import estimate_tokens
 
 _MAX_CHOICES = 64
 _TOKENS_PER_MESSAGE = 16
-#: Fields whose cost no bound of ours covers. A provider may bill more for them than tokens × price.
-_UNBOUNDED = ("best_of", "prediction", "web_search_options", "audio", "functions", "function_call")
-_PLAIN_TIERS = (None, "auto", "default", "standard")
+_LIKELY_TOKENS_PER_MESSAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +30,11 @@ class Bounds:
 
 
 def read_bounds(body: Mapping[str, Any], operation: str) -> Bounds:
-    """Read the price-bearing fields of an OpenAI-shaped request.
+    """Read the price-bearing fields of an OpenAI-shaped request; `fields.check_fields` says which it may have.
 
     Raises:
         InvalidInput: a field is malformed, or could cost more than can be held for it.
     """
-    for field in _UNBOUNDED:
-        if body.get(field) is not None:
-            raise InvalidInput(field, "is not supported: what it costs can't be bounded before the call")
-    if body.get("service_tier") not in _PLAIN_TIERS:
-        raise InvalidInput("service_tier", "must be default: other tiers have other prices")
-    if any(m != "text" for m in body.get("modalities") or ()):
-        raise InvalidInput("modalities", "must be text only: other outputs have no price here")
     if operation == "embeddings":
         if not isinstance(body.get("input"), (str, list)) or not body["input"]:
             raise InvalidInput("input", "must be text or a list of texts")
@@ -69,6 +62,15 @@ def input_tokens_bound(raw_bytes: int, bounds: Bounds, model: Model) -> int:
     return raw_bytes + template
 
 
+def estimate_input_tokens(text_bytes: int, bounds: Bounds, model: Model) -> int:
+    """Tokens of a request as they probably are: its text, the template's marks, and its images at their bound."""
+    return (
+        estimate_tokens(text_bytes)
+        + _LIKELY_TOKENS_PER_MESSAGE * bounds.messages
+        + bounds.images * (model.max_tokens_per_image or 0)
+    )
+
+
 def _max_tokens(body: Mapping[str, Any]) -> int | None:
     asked = None
     for field in ("max_tokens", "max_completion_tokens"):
@@ -93,6 +95,7 @@ def _choices(body: Mapping[str, Any]) -> int:
 def _images(number: int, message: object) -> int:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidInput(f"messages[{number}]", "must be an object with a role")
+    check_message_fields(f"messages[{number}]", message)
     content = message.get("content")
     if content is None or isinstance(content, str):
         return 0
@@ -105,8 +108,8 @@ def _images(number: int, message: object) -> int:
             images += 1
         elif kind not in ("text", "refusal"):
             raise InvalidInput(f"messages[{number}].content", f"has a part of type {kind}, which has no price here")
-        if "cache_control" in part:
-            raise InvalidInput(f"messages[{number}].content.cache_control", "is not supported yet: it is billed apart")
+        if part.get("cache_control"):
+            raise InvalidInput(f"messages[{number}].content.cache_control", "is not supported: it is billed apart")
     return images
 
 
@@ -119,6 +122,8 @@ def _has_tools(body: Mapping[str, Any]) -> bool:
     for number, tool in enumerate(tools):
         if not isinstance(tool, Mapping) or tool.get("type") != "function":
             raise InvalidInput(f"tools[{number}].type", "must be function: hosted tools are billed apart")
+        if tool.get("cache_control"):
+            raise InvalidInput(f"tools[{number}].cache_control", "is not supported: it is billed apart")
         if not isinstance(tool.get("function"), Mapping) or not isinstance(tool["function"].get("name"), str):
             raise InvalidInput(f"tools[{number}].function.name", "must be text")
     return True

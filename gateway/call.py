@@ -1,12 +1,13 @@
 """One call as the gateway understands it, whatever surface it came by, and what came of it."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from budget.model import AccountTerms, BudgetState
 from budget.service import Admission
 from core.scope import Scope
-from routing.model import Model
+from routing.model import Model, OnAbort
 from telemetry.prices import Price
 from telemetry.usage import Usage
 
@@ -23,6 +24,7 @@ class Call:
     raw_bytes: size of the request's JSON, which bounds the tokens of its text.
     chain: who pays, narrow to wide.
     received_s: monotonic time when the request began.
+    leaving: done once the client has gone away; None: it is not asked, the call is carried to its end.
     """
 
     request_id: str
@@ -38,6 +40,12 @@ class Call:
     received_ms: int
     received_s: float
     traceparent: str | None = None
+    leaving: "asyncio.Future[None] | None" = None
+
+    @property
+    def left(self) -> bool:
+        """The client has gone away."""
+        return self.leaving is not None and self.leaving.done()
 
 
 @dataclass(slots=True)
@@ -47,6 +55,7 @@ class Attempt:
     body: what is sent, with the granted max_tokens and without disabled tools.
     dropped_tools: names of the tools that were taken out.
     why: why the model or the answer's length is not what was asked for; None when it is.
+    on_abort: what its endpoint says of a client that goes away.
     """
 
     admission: Admission
@@ -56,6 +65,7 @@ class Attempt:
     dropped_tools: list[str]
     why: str | None
     upstream_s: float = 0.0
+    on_abort: OnAbort = OnAbort.ESTIMATE
 
 
 @dataclass(frozen=True, slots=True)

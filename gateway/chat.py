@@ -9,12 +9,14 @@
 6. usage is read, or estimated when the provider did not say;
 7. `BudgetService.settle` posts the cost and appends the event, exactly once per attempt.
 
+A client that goes away ends its call as the endpoint says (`routing.model.OnAbort`).
+
 Failure policy: no hold, no call. Once a hold exists, its end always runs, whatever happens to the client.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -23,12 +25,16 @@ from budget.service import Admission, BudgetService, Refused
 from core.clock import Clock
 from core.errors import SpendgateError
 from core.ids import derived_id
+from gateway.bounds import estimate_input_tokens, input_tokens_bound, read_bounds
 from gateway.call import AccountStanding, Answered, Attempt, Call, admitted, worst
+from gateway.http import ClientGone
 from gateway.planner import Planner
-from gateway.record import attempt_detail, hold_detail
+from gateway.record import ABORTED, attempt_detail, hold_detail
+from gateway.sizes import BEYOND, answer_bytes, choices_of, sent_bytes, tokens_of_cut_answer
 from gateway.why import why_not_as_asked
 from routing.adapters.registry import Upstreams
 from routing.errors import MAYBE_CHARGED, FailureKind, UpstreamError
+from routing.model import OnAbort
 from routing.upstream import UpstreamCall, UpstreamStream
 from telemetry.pricing import cost_nano
 from telemetry.usage import EstimatedUsage, ExactUsage, Tokens, Usage, estimate_tokens, read_usage
@@ -39,6 +45,8 @@ log = logging.getLogger("spendgate.gateway")
 _TRY_AGAIN = frozenset({FailureKind.NOT_SENT, FailureKind.RATE_LIMITED, FailureKind.UNAVAILABLE})
 _TRIES_PER_MODEL = 2
 MAX_TRIES = 5
+#: With less of the call's time left no attempt is begun.
+_SHORTEST_TRY_S = 1.0
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 5.0
 
@@ -66,11 +74,20 @@ class _Progress:
     charged_nano: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class DrainLimits:
+    """For how long, and how many bytes of a stream, an upstream is read on whose client has gone away."""
+
+    time_s: float = 30.0
+    max_bytes: int = 16 * 1024 * 1024
+
+
 @dataclass(slots=True)
 class ChatFlow:
     """Carries calls from admission to settlement.
 
-    call_timeout_s: for a call with all its retries.
+    call_timeout_s: for a call with all its retries; of a stream until it begins, and between two events.
+    stream_timeout_s: for a whole stream, however steadily it comes.
     """
 
     planner: Planner
@@ -78,6 +95,8 @@ class ChatFlow:
     upstreams: Upstreams
     clock: Clock
     call_timeout_s: float = 290.0
+    drain: DrainLimits = DrainLimits()
+    stream_timeout_s: float = 1800.0
 
     async def answer(self, call: Call) -> Answered | Refused:
         """Serve a call that is answered at once.
@@ -85,11 +104,15 @@ class ChatFlow:
         Raises:
             SpendgateError: it can't be admitted for another reason than money.
             UpstreamError: no candidate gave an answer.
+            ClientGone: nobody waits for one; the call is charged.
         """
 
         async def send(attempt: Attempt) -> dict[str, Any]:
             upstream = self.upstreams.for_model(attempt.model)
-            return (await upstream.send(self._outgoing(call, attempt))).body
+            body = (await upstream.send(self._outgoing(call, attempt))).body
+            if choices_of(body, "message") is None:
+                raise UpstreamError(FailureKind.BROKEN, "the answer has not the shape of one")
+            return body
 
         progress = _Progress()
         done = await self._attempts(call, progress, send)
@@ -98,15 +121,16 @@ class ChatFlow:
         attempt, body = done
         self.planner.health.succeeded(attempt.model.name)
         with self.budgets.ended(attempt.admission):
-            usage = self.usage_of(call, attempt, body.get("usage"), _answer_bytes(body))
-            cost, standing = await self.finish(call, attempt, usage)
+            usage = self.usage_of(call, attempt, body.get("usage"), answer_bytes(body))
+            outcome = ABORTED if call.left else "answered"
+            cost, standing = await self.finish(call, attempt, usage, outcome=outcome)
         return Answered(call, attempt, body, usage, cost + progress.charged_nano, standing, progress.skipped)
 
     async def open(self, call: Call) -> OpenedStream | Refused:
         """Start a call that is answered in a stream. The caller must hand the result to `stream.pump`.
 
         Raises:
-            SpendgateError, UpstreamError: as `answer`.
+            SpendgateError, UpstreamError, ClientGone: as `answer`.
         """
 
         async def send(attempt: Attempt) -> UpstreamStream:
@@ -119,16 +143,23 @@ class ChatFlow:
         return OpenedStream(call, done[0], done[1], progress.skipped, progress.charged_nano)
 
     async def _attempts(
-        self, call: Call, progress: _Progress, send: Callable[[Attempt], Awaitable[T]]
+        self, call: Call, progress: _Progress, send: Callable[[Attempt], Coroutine[Any, Any, T]]
     ) -> tuple[Attempt, T] | Refused:
         attempt = await self._admit(call, progress)
         while not isinstance(attempt, Refused):
+            if call.left:  # and nothing has been sent
+                await self._end_failed(call, attempt, charged=False, kind=ABORTED)
+                raise ClientGone
             name = attempt.model.name
             progress.tries[name] = progress.tries.get(name, 0) + 1
             self.planner.health.started(name)
             began_s = self.clock.monotonic_s()
             try:
-                result = await send(attempt)
+                result = await self._while_wanted(call, attempt, send(attempt))
+            except ClientGone:
+                # It was sent and nothing came: what the provider has made of it nobody can tell.
+                await asyncio.shield(self._end_failed(call, attempt, charged=True, kind=ABORTED))
+                raise
             except UpstreamError as error:
                 attempt.upstream_s = self.clock.monotonic_s() - began_s
                 attempt = await self._after_failure(call, progress, attempt, error)
@@ -141,6 +172,27 @@ class ChatFlow:
                 attempt.upstream_s = self.clock.monotonic_s() - began_s
                 return attempt, result
         return attempt
+
+    async def _while_wanted(self, call: Call, attempt: Attempt, sending: Coroutine[Any, Any, T]) -> T:
+        """What the upstream gives, unless the client leaves first and the endpoint does not drain.
+
+        Raises:
+            ClientGone: the upstream is closed. UpstreamError: as it comes.
+        """
+        if call.leaving is None:
+            return await sending
+        task = asyncio.create_task(sending)
+        watched: set[asyncio.Future[Any]] = {task, call.leaving}
+        try:
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if attempt.on_abort is OnAbort.DRAIN and not task.done():
+                await asyncio.wait({task}, timeout=self.drain.time_s)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if task.cancelled():
+            raise ClientGone
+        return task.result()
 
     async def _admit(self, call: Call, progress: _Progress) -> Attempt | Refused:
         hold_id = attempt_id(call.request_id, sum(progress.tries.values()))
@@ -165,16 +217,20 @@ class ChatFlow:
         body, dropped = _outgoing_body(call, admission, disabled)
         price = self.planner.prices.price_at(model.name, self.clock.now_ms())
         why = why_not_as_asked(asked, admission, progress.failed, progress.skipped)
-        return Attempt(admission, model, price, body, dropped, why)
+        on_abort = self.planner.routes.endpoints[model.endpoint].on_abort
+        return Attempt(admission, model, price, body, dropped, why, on_abort=on_abort)
+
+    def _left_s(self, call: Call) -> float:
+        """What is left of the time for a call with all its attempts."""
+        return self.call_timeout_s - (self.clock.monotonic_s() - call.received_s)
 
     def _outgoing(self, call: Call, attempt: Attempt) -> UpstreamCall:
-        left_s = self.call_timeout_s - (self.clock.monotonic_s() - call.received_s)
         return UpstreamCall(
             model=attempt.model,
             body=attempt.body,
             operation=call.operation,
             attempt_id=attempt.admission.hold.id,
-            timeout_s=max(1.0, left_s),
+            timeout_s=max(_SHORTEST_TRY_S, self._left_s(call)),
             usage_context={s.type: s.key for s in call.chain},
             traceparent=call.traceparent,
         )
@@ -187,7 +243,8 @@ class ChatFlow:
         self.planner.health.failed(name, error)
         charged = error.kind in MAYBE_CHARGED
         log.warning("%s: attempt at %s failed: %s (status %s)", call.request_id, name, error.kind, error.status)
-        if error.kind is FailureKind.REJECTED or sum(progress.tries.values()) >= MAX_TRIES:
+        no_more = sum(progress.tries.values()) >= MAX_TRIES or self._left_s(call) < _SHORTEST_TRY_S
+        if error.kind is FailureKind.REJECTED or no_more:
             await self._end_failed(call, attempt, charged=charged, kind=error.kind)
             raise error
         pause_s = self._pause_s(call, progress, name, error)
@@ -214,8 +271,8 @@ class ChatFlow:
         if error.kind not in _TRY_AGAIN or progress.tries[name] >= _TRIES_PER_MODEL:
             return None
         pause_s = _FIRST_PAUSE_S if error.retry_after_s is None else error.retry_after_s
-        left_s = self.call_timeout_s - (self.clock.monotonic_s() - call.received_s)
-        return pause_s if pause_s <= min(_MAX_PAUSE_S, left_s / 2) else None
+        left_s = self._left_s(call)
+        return pause_s if pause_s <= min(_MAX_PAUSE_S, left_s / 2, left_s - _SHORTEST_TRY_S) else None
 
     async def _again(self, call: Call, progress: _Progress, attempt: Attempt, error: UpstreamError) -> Attempt:
         """The same model once more, with the money of the attempt that failed."""
@@ -239,28 +296,41 @@ class ChatFlow:
             await self.budgets.void(attempt.admission, detail)
         return cost
 
-    def usage_of(self, call: Call, attempt: Attempt, reported: object, received_bytes: int) -> Usage:
-        """The provider's usage if it can be believed, otherwise what was sent and received."""
+    def usage_of(
+        self, call: Call, attempt: Attempt, reported: object, received_bytes: int, *, cut_after_s: float | None = None
+    ) -> Usage:
+        """The provider's usage if it can be believed; otherwise a bound on what was sent and received.
+
+        cut_after_s: how long an answer had come before it was cut off; its usage is not wanted then. What was seen of
+            it is estimated, with what the upstream makes until it notices.
+        """
         usage = read_usage(reported)
         if isinstance(usage, ExactUsage):
             return usage
         log.warning("%s: %s; estimated instead", call.request_id, usage)
-        held = attempt.admission.candidate
-        sent = estimate_tokens(sent_bytes(attempt.body))
-        received = estimate_tokens(received_bytes) if held.tokens else 0
+        bounds = read_bounds(attempt.body, call.operation)
+        sent = most = input_tokens_bound(call.raw_bytes, bounds, attempt.model)
+        received = min(received_bytes, attempt.admission.hold.tokens * bounds.choices)
+        if cut_after_s is not None:
+            sent = min(most, estimate_input_tokens(sent_bytes(attempt.body), bounds, attempt.model))
+            received = tokens_of_cut_answer(estimate_tokens(received_bytes), cut_after_s)
         return EstimatedUsage(Tokens(input=max(1, sent), output=received), usage)
 
     async def finish(
-        self, call: Call, attempt: Attempt, usage: Usage, *, outcome: str = "answered"
+        self, call: Call, attempt: Attempt, usage: Usage, *, outcome: str = "answered", whole_hold: bool = False
     ) -> tuple[int, AccountStanding]:
         """Settle an answered attempt: what it cost, and how its tightest account stands now.
 
-        An estimate is never more than the hold; exact usage is posted whatever it is.
+        Exact usage is posted whatever it is. An estimate is never more than the hold, unless more has come.
+        whole_hold: charge no less than what is held.
         """
-        cost = cost_nano(attempt.price, usage.tokens)
-        exact = isinstance(usage, ExactUsage)
-        if not exact:
-            cost = min(cost, attempt.admission.hold.amount_nano)
+        cost, held = cost_nano(attempt.price, usage.tokens), attempt.admission.hold.amount_nano
+        exact = isinstance(usage, ExactUsage) and not whole_hold
+        known = isinstance(usage, ExactUsage) or usage.why == BEYOND
+        if not known:
+            cost = min(cost, held)
+        if whole_hold:
+            cost = max(cost, held)
         detail = attempt_detail(call, attempt, usage, cost, self.clock.now_ms(), outcome=outcome)
         basis = Basis.EXACT if exact else Basis.ESTIMATED
         settling = asyncio.ensure_future(self.budgets.settle(attempt.admission, cost, basis, detail))
@@ -312,41 +382,3 @@ def _outgoing_body(call: Call, admission: Admission, disabled: set[str]) -> tupl
         body.pop("tool_choice", None)
         body.pop("parallel_tool_calls", None)
     return body, dropped
-
-
-def sent_bytes(body: dict[str, Any]) -> int:
-    """UTF-8 bytes of the text in a request."""
-    total = len(str(body.get("tools", "")).encode())
-    source = body.get("messages") or body.get("input") or ""
-    if isinstance(source, str):
-        return total + len(source.encode())
-    for item in source:
-        content = item.get("content") if isinstance(item, dict) else item
-        total += len((content if isinstance(content, str) else str(content or "")).encode())
-    return total
-
-
-def _answer_bytes(body: dict[str, Any]) -> int:
-    """UTF-8 bytes of the text and the tool calls in an answer."""
-    total = 0
-    choices = body.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        message = choice.get("message") if isinstance(choice, dict) else None
-        total += message_bytes(message)
-    return total
-
-
-def message_bytes(message: object) -> int:
-    """UTF-8 bytes that the model generated in a message or a delta."""
-    if not isinstance(message, dict):
-        return 0
-    total = 0
-    for field_name in ("content", "reasoning_content", "refusal"):
-        text = message.get(field_name)
-        if isinstance(text, str):
-            total += len(text.encode())
-        elif text:
-            total += len(str(text).encode())
-    if message.get("tool_calls"):
-        total += len(str(message["tool_calls"]).encode())
-    return total

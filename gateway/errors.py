@@ -33,7 +33,9 @@ _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "invalid_request_error",
     413: "request_too_large",
+    415: "invalid_request_error",
     431: "request_too_large",
 }
 

@@ -4,11 +4,11 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from budget.service import Refused
 from core.clock import Clock
-from core.errors import SpendgateError, Unauthorized
+from core.errors import BodyTooLarge, SpendgateError, Unauthorized
 from core.ids import Ids, derived_id
 from gateway.auth import Authenticator, chain_of, named_scopes
 from gateway.call import Call, admitted, worst
@@ -19,8 +19,8 @@ from gateway.http import (
     ClientGone,
     Headers,
     Limits,
-    Message,
     Receive,
+    RequestTimeout,
     Scope,
     Send,
     read_body,
@@ -35,6 +35,8 @@ from routing.errors import UpstreamError
 
 log = logging.getLogger("spendgate.gateway")
 
+#: Refusals of requests that have not been read to their end: what still comes is not read either.
+_UNREAD = frozenset({BodyTooLarge.status, RequestTimeout.status})
 _INVOCATIONS = re.compile(r"/serving-endpoints/([^/]{1,256})/invocations")
 
 
@@ -43,6 +45,7 @@ class HotRoutes:
     """Serves the calls of agents.
 
     ready: None while calls may be admitted, otherwise why not.
+    running: calls that have not ended, those included that are only being settled. idle: set while there are none.
     """
 
     flow: ChatFlow
@@ -52,6 +55,8 @@ class HotRoutes:
     limits: Limits
     answers: AnswerMemory
     ready: Callable[[], str | None]
+    running: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def surface(self, path: str) -> Surface | None:
         """The surface that a path belongs to; None: it is not a hot route."""
@@ -68,9 +73,25 @@ class HotRoutes:
         return DatabricksSurface(invocation[1]) if invocation else None
 
     async def serve(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, from its headers to the end of its answer."""
+        """One request, from its headers to the end of its answer and of its hold."""
+        self.running += 1
+        self.idle.clear()
+        try:
+            await self._serve(surface, scope, receive, send)
+        finally:
+            self.running -= 1
+            if not self.running:
+                self.idle.set()
+
+    async def until_idle(self) -> None:
+        """Return once no call runs."""
+        if self.running:
+            await self.idle.wait()
+
+    async def _serve(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self.ids.new("req")
         recorder: Recorder | None = None
+        leaving: asyncio.Future[None] | None = None
         try:
             call, claimed = await self._read(surface, request_id, scope, receive)
             if isinstance(claimed, Replay):
@@ -79,8 +100,11 @@ class HotRoutes:
             if claimed:
                 send = recorder = Recorder(send, claimed)
                 request_id = call.request_id
+            else:  # under a key the call is carried to its end: the client will ask again
+                call.leaving = asyncio.ensure_future(_disconnected(receive))
+            leaving = call.leaving
             if call.stream:
-                await self._stream(surface, call, receive, send, watch=recorder is None)
+                await self._stream(surface, call, send)
             else:
                 await self._answer(surface, call, send)
         except ClientGone:
@@ -90,6 +114,8 @@ class HotRoutes:
         except UpstreamError as error:
             await self._refuse(surface, problem_of_upstream(error), request_id, send)
         finally:
+            if leaving:
+                leaving.cancel()
             if recorder:
                 await recorder.close(self.answers)
 
@@ -151,8 +177,7 @@ class HotRoutes:
         )
         await respond(send, 200, surface.answer(answered, latency_s), headers)
 
-    async def _stream(self, surface: Surface, call: Call, receive: Receive, send: Send, *, watch: bool) -> None:
-        """watch: False carries the stream to its end also when the client leaves, for it will ask again."""
+    async def _stream(self, surface: Surface, call: Call, send: Send) -> None:
         opened = await self.flow.open(call)
         if isinstance(opened, Refused):
             await self._refuse(surface, problem_of_refusal(call, opened), call.request_id, send)
@@ -160,7 +185,7 @@ class HotRoutes:
         with self.flow.budgets.ended(opened.attempt.admission):
             shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
             headers = self._stream_headers(call, opened)
-            await pump(self.flow, opened, shape, headers, receive if watch else _never, send)
+            await pump(self.flow, opened, shape, headers, send)
 
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt
@@ -174,13 +199,15 @@ class HotRoutes:
         headers = {"X-Request-Id": request_id} | problem.headers
         if problem.status == Unauthorized.status:
             headers["WWW-Authenticate"] = "Bearer"
+        if problem.status in _UNREAD:
+            headers["Connection"] = "close"
         await respond(send, problem.status, surface.problem(problem), headers)
 
 
-async def _never() -> Message:
-    """A client that is not listened to."""
-    forever: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-    return await forever
+async def _disconnected(receive: Receive) -> None:
+    """Return once the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class NotReady(SpendgateError):

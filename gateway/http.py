@@ -1,5 +1,7 @@
 """The little of HTTP that the hot routes need, straight on ASGI: limits on the way in, bytes on the way out."""
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ Headers = dict[str, str]
 
 _MAX_NESTING = 64
 _MAX_DISCARDED_BYTES = 64 * 1024 * 1024
+_DISCARD_S = 10.0
 
 
 class HeadersTooLarge(SpendgateError):
@@ -25,16 +28,31 @@ class HeadersTooLarge(SpendgateError):
     code = "headers_too_large"
 
 
+class UnsupportedEncoding(SpendgateError):
+    """The request is compressed."""
+
+    status = 415
+    code = "unsupported_encoding"
+
+
+class RequestTimeout(SpendgateError):
+    """The request did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class ClientGone(Exception):
-    """The client closed the connection before its request was complete."""
+    """The client closed the connection before its request, or the answer to it, was complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may be at most, in bytes."""
+    """What a request may be at most, in bytes, and how long its body may take to arrive."""
 
     body_bytes: int = 4 * 1024 * 1024
     header_bytes: int = 32 * 1024
+    body_s: float = 60.0
 
 
 def read_headers(scope: Scope, limits: Limits) -> Headers:
@@ -58,18 +76,32 @@ async def read_body(headers: Headers, receive: Receive, limits: Limits) -> bytes
     """The whole body.
 
     Raises:
-        BodyTooLarge: over the limit; read no further.
-        InvalidInput: compressed, or a Content-Length that is no number.
+        BodyTooLarge: over the limit; nothing beyond it is kept.
+        UnsupportedEncoding: compressed. InvalidInput: a Content-Length that is no number.
+        RequestTimeout: it did not arrive in time.
         ClientGone: the client left.
     """
-    if headers.get("content-encoding", "identity") != "identity":
-        raise InvalidInput("Content-Encoding", "must be identity: compressed requests are not accepted")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedEncoding("Content-Encoding must be identity: compressed requests are not accepted")
     length = headers.get("content-length", "0")
     if not length.isdigit():
         raise InvalidInput("Content-Length", "must be a number")
     if int(length) > limits.body_bytes:
         await _discard(receive)
         raise BodyTooLarge(f"the body is larger than {limits.body_bytes} bytes")
+    try:
+        async with asyncio.timeout(limits.body_s):
+            body = await _read_body(receive, limits.body_bytes)
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not arrive within {limits.body_s:g} s") from None
+    if body is None:
+        await _discard(receive)
+        raise BodyTooLarge(f"the body is larger than {limits.body_bytes} bytes")
+    return body
+
+
+async def _read_body(receive: Receive, most_bytes: int) -> bytes | None:
+    """The body; None: it is larger."""
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -78,10 +110,8 @@ async def read_body(headers: Headers, receive: Receive, limits: Limits) -> bytes
             raise ClientGone
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
-        if size > limits.body_bytes:
-            chunks.clear()
-            await _discard(receive)
-            raise BodyTooLarge(f"the body is larger than {limits.body_bytes} bytes")
+        if size > most_bytes:
+            return None
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -89,11 +119,13 @@ async def read_body(headers: Headers, receive: Receive, limits: Limits) -> bytes
 async def _discard(receive: Receive) -> None:
     """Read on for a while without keeping anything: a client that is still sending would not hear the answer."""
     left = _MAX_DISCARDED_BYTES
-    while left > 0:
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
 
 
 def read_json_object(raw: bytes) -> dict[str, Any]:

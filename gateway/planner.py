@@ -10,6 +10,7 @@ from core.errors import InvalidInput, SpendgateError
 from core.scope import Scope
 from gateway.bounds import Bounds, input_tokens_bound, read_bounds
 from gateway.call import Call
+from gateway.fields import check_fields
 from routing.chooser import Chooser, Rules, default_rules
 from routing.health import Health
 from routing.model import Model, Routes
@@ -71,6 +72,7 @@ class Planner:
             NoUpstream: all its models are switched off.
         """
         asked = self.asked(call)
+        check_fields(call.body, call.operation, asked.extra_fields)
         bounds = read_bounds(call.body, call.operation)
         watched, rule_sets = self._accounts(call, asked, now_ms)
         chooser = Chooser(self.routes, asked, rule_sets, lambda a, b: self._costs_more(a, b, now_ms))

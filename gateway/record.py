@@ -10,6 +10,9 @@ import orjson
 from gateway.call import Attempt, Call
 from telemetry.usage import EstimatedUsage, Usage
 
+#: The outcome of an attempt whose client went away.
+ABORTED = "aborted"
+
 
 def hold_detail(call: Call, asked: str) -> bytes:
     """What an expiry can tell of a call whose worker died."""
@@ -34,6 +37,8 @@ def attempt_detail(
         "why": attempt.why,
         "state": max(b.state for _, b in attempt.admission.watching).label,
     }
+    if outcome == ABORTED:
+        record["on_abort"] = attempt.on_abort.value
     if attempt.dropped_tools:
         record["dropped_tools"] = attempt.dropped_tools
     if usage is not None:

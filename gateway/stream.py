@@ -1,39 +1,49 @@
 """Streams: what comes is passed on as it comes, metered on the way; the hold always ends.
 
-Failure policy: a client that goes away closes the upstream, and the call is settled by what was sent and received.
-An upstream that breaks off is told to the client in the stream, and is settled the same way.
+Failure policy: a client that goes away closes the upstream, and the call is settled by what was sent and received,
+unless its endpoint says otherwise (`routing.model.OnAbort`).
+An upstream that breaks off, stalls or sends nonsense is told to the client in the stream; the provider may have made
+and charged the whole answer, so the whole hold is charged unless the usage came. One that goes on beyond max_tokens is
+cut off, and what it sent is charged even where that is more than was held.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import orjson
 
 from core.clock import Clock
 from gateway.call import Answered
-from gateway.chat import ChatFlow, OpenedStream, message_bytes
+from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of_upstream
-from gateway.http import Headers, Receive, Send, encode_headers
+from gateway.http import Headers, Send, encode_headers
+from gateway.record import ABORTED
+from gateway.sizes import BEYOND, choices_of, message_bytes
 from gateway.surfaces import agent_summary
 from routing.errors import FailureKind, UpstreamError
-from telemetry.usage import ExactUsage, Usage, read_usage
+from routing.model import OnAbort
+from telemetry.usage import EstimatedUsage, ExactUsage, Usage, estimate_tokens, read_usage
 
 log = logging.getLogger("spendgate.gateway")
 
 _DONE = b"data: [DONE]\n\n"
 #: Tokens of long words or white space have a few dozen bytes; no tokeniser averages as many.
 _MOST_BYTES_PER_TOKEN = 64
-_SLACK_BYTES = 64 * 1024
+_SLACK_BYTES = 16 * 1024
+#: A chunk says much around a token (ids, log probabilities); more than this is a flood.
+_MOST_WIRE_BYTES_PER_TOKEN = 8 * 1024
+_WIRE_SLACK_BYTES = 2 * 1024 * 1024
 
 
 class StreamShape(Protocol):
     """How a surface writes its events."""
 
     def event(self, payload: bytes, chunk: dict[str, Any] | None) -> bytes | None:
-        """A chunk as it goes to the client; None: nothing. `chunk` is None where the payload is no JSON object."""
+        """A chunk as it goes to the client; None: nothing. `chunk` is None where the payload is empty."""
         ...
 
     def end(self, answered: Answered, latency_s: float) -> bytes:
@@ -92,69 +102,112 @@ class AgentStream:
 
 
 class Meter:
-    """Reads usage off a stream; counts what was generated in case none comes. The last usage wins."""
+    """Reads usage off a stream; counts what was generated in case none comes. The last usage wins.
+
+    began_s: when the first chunk came, by the monotonic clock.
+    """
 
     def __init__(self) -> None:
+        self.began_s: float | None = None
         self.reported: object = None
         self.received_bytes = 0
 
     def read(self, payload: bytes) -> dict[str, Any] | None:
-        """Take note of a chunk; its JSON, or None if it is none."""
+        """Take note of a chunk; its JSON, or None if it is none, or of another shape."""
         try:
             chunk = orjson.loads(payload)
         except orjson.JSONDecodeError:
             self.received_bytes += len(payload)
             return None
-        if not isinstance(chunk, dict):
+        choices = choices_of(chunk, "delta") if isinstance(chunk, dict) else None
+        if choices is None:
+            self.received_bytes += len(payload)
             return None
         if chunk.get("usage"):
             self.reported = chunk["usage"]
-        for choice in chunk.get("choices") or ():
-            if isinstance(choice, dict):
-                self.received_bytes += message_bytes(choice.get("delta"))
-        return chunk
+        for choice in choices:
+            self.received_bytes += message_bytes(choice.get("delta"))
+        read: dict[str, Any] = chunk
+        return read
 
 
-async def pump(
-    flow: ChatFlow, opened: OpenedStream, shape: StreamShape, headers: Headers, receive: Receive, send: Send
-) -> None:
+class _EnoughRead(Exception):
+    """The client has gone, and no more of its answer is read."""
+
+
+async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, headers: Headers, send: Send) -> None:
     """Carry an open stream to the client, from the head of the response to its end, then settle."""
     meter = Meter()
-    pumping = asyncio.ensure_future(_forward(opened, shape, meter, headers, send))
-    leaving = asyncio.ensure_future(_disconnected(receive))
-    outcome: str = "answered"
+    pumping = asyncio.ensure_future(_forward(flow, opened, shape, meter, headers, send))
+    leaving = opened.call.leaving
+    outcome = "answered"
     try:
-        await asyncio.wait({pumping, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({pumping, leaving} if leaving else {pumping}, return_when=asyncio.FIRST_COMPLETED)
         if not pumping.done():
-            outcome = "aborted"
+            outcome = ABORTED
+            if opened.attempt.on_abort is OnAbort.DRAIN:
+                await asyncio.wait({pumping}, timeout=flow.drain.time_s)
     finally:
-        for task in (pumping, leaving):
-            task.cancel()
+        pumping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(_end(flow, opened, shape, meter, pumping, send, outcome))
 
 
-async def _forward(opened: OpenedStream, shape: StreamShape, meter: Meter, headers: Headers, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": encode_headers(headers)})
-    most_bytes = _most_bytes(opened)
+@dataclass(slots=True)
+class _Bounds:
+    """What a stream may be at most, in bytes: of text, as it is sent, and read after its client has gone."""
+
+    text: int
+    wire: int
+    drain: int
+
+    def check(self, meter: Meter, wire: int, drained: int) -> None:
+        """Raises: UpstreamError: it is more. _EnoughRead: more than is read for nobody."""
+        if meter.received_bytes > self.text:
+            raise UpstreamError(FailureKind.BROKEN, "the stream goes on beyond max_tokens")
+        if wire > self.wire:
+            raise UpstreamError(FailureKind.BROKEN, f"the stream is larger than {self.wire} bytes")
+        if drained > self.drain:
+            raise _EnoughRead
+
+
+def _bounds(flow: ChatFlow, opened: OpenedStream) -> _Bounds:
+    """More bytes than the granted tokens can be: what goes on beyond is an endless stream, and is cut."""
+    tokens = opened.attempt.admission.hold.tokens * (opened.call.body.get("n") or 1)
+    wire = tokens * _MOST_WIRE_BYTES_PER_TOKEN + _WIRE_SLACK_BYTES
+    return _Bounds(tokens * _MOST_BYTES_PER_TOKEN + _SLACK_BYTES, wire, flow.drain.max_bytes)
+
+
+async def _forward(
+    flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, headers: Headers, send: Send
+) -> None:
+    try:
+        async with asyncio.timeout(flow.stream_timeout_s):
+            await send({"type": "http.response.start", "status": 200, "headers": encode_headers(headers)})
+            await _forward_events(flow, _bounds(flow, opened), opened, shape, meter, send)
+    except TimeoutError:
+        error = f"the stream takes longer than {flow.stream_timeout_s:g} s"
+        raise UpstreamError(FailureKind.TIMEOUT, error) from None
+
+
+async def _forward_events(
+    flow: ChatFlow, bounds: _Bounds, opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send
+) -> None:
+    wire = drained = 0
     events: AsyncIterator[bytes] = opened.upstream.events()
     async for payload in events:
-        event = shape.event(payload, meter.read(payload))
-        if meter.received_bytes > most_bytes:
-            raise UpstreamError(FailureKind.BROKEN, "the stream goes on beyond max_tokens")
-        if event is not None:
+        if meter.began_s is None:
+            meter.began_s = flow.clock.monotonic_s()
+        chunk = meter.read(payload)
+        wire += len(payload)
+        if opened.call.left:
+            drained += len(payload)
+        bounds.check(meter, wire, drained)
+        if chunk is None and payload.strip():
+            raise UpstreamError(FailureKind.BROKEN, "an event of the stream is no chunk of an answer")
+        event = shape.event(payload, chunk)
+        if event is not None and not opened.call.left:
             await send({"type": "http.response.body", "body": event, "more_body": True})
-
-
-def _most_bytes(opened: OpenedStream) -> int:
-    """More text than the granted tokens can be: what goes on beyond is an endless stream, and is cut."""
-    choices = opened.call.body.get("n") or 1
-    return opened.attempt.admission.hold.tokens * choices * _MOST_BYTES_PER_TOKEN + _SLACK_BYTES
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _end(
@@ -167,22 +220,28 @@ async def _end(
     outcome: str,
 ) -> None:
     """Close the upstream, settle, and tell the client how it ended. Runs once, also after a disconnect."""
-    failure: BaseException | None = None
+    failure: UpstreamError | None = None
+    complete = False
     try:
         await pumping
-    except asyncio.CancelledError:
-        outcome = "aborted"
+        complete = True
+    except (asyncio.CancelledError, _EnoughRead, OSError):  # OSError: the client's socket
+        outcome = ABORTED
     except UpstreamError as error:
-        failure, outcome = error, error.kind.value
-    except OSError as error:  # the client's socket
-        failure, outcome = error, "aborted"
+        failure = error
+        if outcome != ABORTED:
+            outcome = error.kind.value
     await opened.upstream.close()
     call, attempt = opened.call, opened.attempt
-    usage = _usage(flow, opened, meter, complete=outcome == "answered")
-    cost, standing = await flow.finish(call, attempt, usage, outcome=outcome)
-    if outcome == "aborted":
+    usage = _usage(flow, opened, meter, complete=complete)
+    if outcome == ABORTED:
+        whole_hold = attempt.on_abort is OnAbort.CHARGE_HOLD
+    else:
+        whole_hold = failure is not None and not isinstance(usage, ExactUsage)
+    cost, standing = await flow.finish(call, attempt, usage, outcome=outcome, whole_hold=whole_hold)
+    if outcome == ABORTED:
         return
-    if isinstance(failure, UpstreamError):
+    if failure is not None:
         log.warning("%s: the stream from %s broke: %s", call.request_id, attempt.model.name, failure.kind)
         flow.planner.health.failed(attempt.model.name, failure)
         last = shape.failure(problem_of_upstream(failure))
@@ -195,13 +254,17 @@ async def _end(
 
 def _usage(flow: ChatFlow, opened: OpenedStream, meter: Meter, *, complete: bool) -> Usage:
     """Usage that came with the end counts; usage on a chunk of a stream that then broke off says too little."""
-    if not complete and isinstance(read_usage(meter.reported), ExactUsage):
-        estimated = flow.usage_of(opened.call, opened.attempt, None, meter.received_bytes)
-        reported = read_usage(meter.reported)
-        if isinstance(reported, ExactUsage) and reported.tokens.all_output >= estimated.tokens.all_output:
-            return reported
-        return estimated
-    return flow.usage_of(opened.call, opened.attempt, meter.reported, meter.received_bytes)
+    if complete:
+        return flow.usage_of(opened.call, opened.attempt, meter.reported, meter.received_bytes)
+    seen_s = 0.0 if meter.began_s is None else flow.clock.monotonic_s() - meter.began_s
+    estimated = flow.usage_of(opened.call, opened.attempt, None, meter.received_bytes, cut_after_s=seen_s)
+    if meter.received_bytes > _bounds(flow, opened).text:  # no token has so many bytes: it was not the granted ones
+        came = estimate_tokens(meter.received_bytes)
+        return EstimatedUsage(replace(estimated.tokens, output=came), BEYOND)
+    reported = read_usage(meter.reported)
+    if isinstance(reported, ExactUsage) and reported.tokens.all_output >= estimated.tokens.all_output:
+        return reported
+    return estimated
 
 
 def _latency_s(clock: Clock, opened: OpenedStream) -> float:

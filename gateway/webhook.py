@@ -137,7 +137,10 @@ class HeliconeWebhook:
         chain = [Scope("agent", self.default_agent)]
         user = data.get("user_id")
         if user:
-            chain.append(parse_scope("user_", "user", user))
+            try:
+                chain.append(parse_scope("user", "user", user))
+            except InvalidInput as error:
+                raise InvalidInput("user_id", error.rule) from None
         return Spend(
             source_id=request_id,
             own_hold=_own_hold(request_id),

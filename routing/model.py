@@ -18,6 +18,20 @@ class ModelRole(StrEnum):
     OTHER = "other"
 
 
+class OnAbort(StrEnum):
+    """What becomes of a call whose client goes away before its answer is complete.
+
+    estimate: the upstream is closed at once; a stream is charged by what was sent and received, another call, of
+        which nothing was seen, its whole hold.
+    drain: the upstream is read on, within limits, and the exact usage is charged if it comes; else as above.
+    charge_hold: the upstream is closed at once and the whole hold is charged.
+    """
+
+    ESTIMATE = "estimate"
+    DRAIN = "drain"
+    CHARGE_HOLD = "charge_hold"
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A provider's address.
@@ -36,6 +50,7 @@ class Endpoint:
     timeout_s: float = 297.0
     connect_timeout_s: float = 5.0
     max_connections: int = 512
+    on_abort: OnAbort = OnAbort.ESTIMATE
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name}, {self.kind}, {self.base_url})"  # credentials stay out of logs
@@ -54,6 +69,7 @@ class Model:
     template_tokens: bound on what the provider's chat template adds beyond the bytes of the request.
     tool_template_tokens: the same, added when the request has tools.
     max_tokens_per_image: bound for one image part; None refuses images.
+    extra_fields: fields of a request that are passed on beside the known ones; they must cost nothing.
     """
 
     name: str
@@ -68,6 +84,7 @@ class Model:
     template_tokens: int = 64
     tool_template_tokens: int = 512
     max_tokens_per_image: int | None = None
+    extra_fields: tuple[str, ...] = ()
 
 
 class Routes:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import ConfigError
-from routing.model import Endpoint, Model, ModelRole, Routes
+from routing.model import Endpoint, Model, ModelRole, OnAbort, Routes
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -33,6 +33,7 @@ class EndpointSpec(_Strict):
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 297.0
     connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     max_connections: Annotated[int, Field(ge=1, le=65_536)] = 512
+    on_abort: OnAbort = OnAbort.ESTIMATE
 
 
 class ModelSpec(_Strict):
@@ -50,6 +51,7 @@ class ModelSpec(_Strict):
     template_tokens: Annotated[int, Field(ge=0, le=100_000)] = 64
     tool_template_tokens: Annotated[int, Field(ge=0, le=100_000)] = 512
     max_tokens_per_image: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    extra_fields: list[_Name] = []
 
     @model_validator(mode="after")
     def _default_within_limit(self) -> "ModelSpec":
@@ -81,9 +83,10 @@ def load_routes(text: str, *, source: str, environment: Mapping[str, str]) -> Ro
     endpoints = [_endpoint(name, e, source, environment) for name, e in spec.endpoints.items()]
     models = [
         Model(
-            **m.model_dump(exclude={"aliases", "upstream_name"}),
+            **m.model_dump(exclude={"aliases", "upstream_name", "extra_fields"}),
             upstream_name=m.upstream_name or m.name,
             aliases=tuple(m.aliases),
+            extra_fields=tuple(m.extra_fields),
         )
         for m in spec.models
     ]
@@ -174,6 +177,7 @@ def _endpoint(name: str, spec: EndpointSpec, source: str, environment: Mapping[s
         timeout_s=spec.timeout_s,
         connect_timeout_s=spec.connect_timeout_s,
         max_connections=spec.max_connections,
+        on_abort=spec.on_abort,
     )
 
 

@@ -115,9 +115,14 @@ def stream_events(plan: ChatPlan, head: Mapping[str, Any], tokens_per_chunk: int
         yield _event(head, [end]), 0
 
 
-def usage_event(head: Mapping[str, Any], usage: Mapping[str, int | float]) -> bytes:
+def usage_event(head: Mapping[str, Any], usage: Mapping[str, int | float | str]) -> bytes:
     """The event with empty ``choices`` that carries the usage."""
     return b"data: " + orjson.dumps({**head, "choices": [], "usage": usage}) + b"\n\n"
+
+
+def empty_event(head: Mapping[str, Any]) -> bytes:
+    """An event that carries nothing."""
+    return _event(head, [])
 
 
 def _event(head: Mapping[str, Any], choices: list[dict[str, Any]]) -> bytes:

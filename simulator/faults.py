@@ -32,6 +32,15 @@ class FaultKind(StrEnum):
     SLOW = "slow"  # answered after `delay_ms` more
     TRUNCATED = "truncated"  # the connection goes in the middle of the body; billed for what was made
     STREAM_WITHOUT_DONE = "stream_without_done"  # a stream that ends without its end mark; billed in full
+    NAN_USAGE = "nan_usage"  # usage of NaN, which is no JSON; billed in full, as are all that follow
+    USAGE_TWICE = "usage_twice"  # the same usage twice
+    INVALID_UTF8 = "invalid_utf8"  # a text that is no UTF-8
+    WRONG_SHAPE = "wrong_shape"  # JSON, but its choices are a number
+    HUGE_ANSWER = "huge_answer"  # a body, or one event, of `answer_bytes`
+    GZIP_BOMB = "gzip_bomb"  # a compressed body that unpacks to `answer_bytes`
+    DRIP = "drip"  # a body that comes a byte at a time, one every `drip_ms`
+    ENDLESS = "endless"  # text without an end, whatever max_tokens says, cut at `answer_bytes`; billed as it is made
+    EMPTY_CHUNKS = "empty_chunks"  # a stream of chunks with nothing in them, cut at `answer_bytes`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class Fault:
     probability, seed: with which chance a call is hit, from a generator with this seed.
     chunks: of `break_stream`. delay_ms: waited before the call is handled, on top of the model's latency.
     retry_after_s: for 429 and 503; None leaves the kind's default.
-    billed: of `hang`. usage_tokens: of `huge_usage`.
+    billed: of `hang`. usage_tokens: of `huge_usage`. answer_bytes, drip_ms: of the kinds that say so.
     """
 
     kind: FaultKind
@@ -55,10 +64,13 @@ class Fault:
     retry_after_s: int | None = None
     billed: bool = False
     usage_tokens: int | float = 9_000_000_000_000_000
+    answer_bytes: int = 100_000_000
+    drip_ms: float = 50.0
 
 
 _FIELDS = {field.name: field.type for field in fields(Fault) if field.name != "kind"}
 _SLOW_DELAY_MS = 1000.0
+_DECIMALS = ("probability", "delay_ms", "usage_tokens", "drip_ms")
 
 
 def parse_fault(raw: Mapping[str, Any]) -> Fault:
@@ -149,7 +161,7 @@ def _check(field: str, value: object) -> None:
         raise InvalidInput(field, f"is no option of a fault; options are {', '.join(_FIELDS)}")
     if field == "billed":
         good = isinstance(value, bool)
-    elif field in ("probability", "delay_ms", "usage_tokens"):
+    elif field in _DECIMALS:
         good = isinstance(value, (int, float)) and not isinstance(value, bool)
     else:
         optional = field in ("times", "retry_after_s") and value is None
@@ -162,6 +174,6 @@ def _read_option(field: str, text: str) -> object:
     if field == "billed":
         return text.lower() in ("1", "true", "yes")
     try:
-        return float(text) if field in ("probability", "delay_ms", "usage_tokens") else int(text)
+        return float(text) if field in _DECIMALS else int(text)
     except ValueError:
         raise InvalidInput(field, "must be a number") from None

@@ -35,7 +35,7 @@ from simulator.chat import ChatPlan, answer_body, plan_chat
 from simulator.embeddings import EmbeddingsPlan, embeddings_body, plan_embeddings
 from simulator.errors import CallError, fault_error, invalid_parameter, unknown_endpoint
 from simulator.faults import Fault, FaultKind, FaultPlan, parse_fault_header
-from simulator.faulty import GARBAGE, breaks_off, chat_events, reported_usage
+from simulator.faulty import GARBAGE, breaks_off, chat_events, flood, floods, reported_usage, spoil
 from simulator.limits import RateLimit
 from simulator.settings import ModelSettings, SimulatorSettings
 
@@ -177,6 +177,9 @@ class Serving:
         if isinstance(plan, EmbeddingsPlan):
             answer = embeddings_body(plan, endpoint.settings.dimensions, endpoint.served_name)
             await _send_answer(exchange, answer, fault)
+        elif fault is not None and floods(fault, stream=plan.stream):
+            self.bill.charge_output(record, plan.completion_tokens)
+            await _flood(exchange, fault, answer_body(plan, exchange.request_id, 0, endpoint.name), plan.stream)
         elif plan.stream:
             record.streamed = True
             await self._stream(exchange, endpoint, plan, fault, record)
@@ -245,8 +248,7 @@ async def _send_answer(exchange: Exchange, answer: dict[str, Any], fault: Fault 
         if usage is not None:
             answer["usage"] = usage
     body = orjson.dumps(answer)
-    if fault is not None and fault.kind is FaultKind.GARBAGE:
-        body = GARBAGE
+    body = GARBAGE if fault is not None and fault.kind is FaultKind.GARBAGE else spoil(body, fault)
     if not breaks_off(fault):
         await send_bytes(exchange.send, 200, body, exchange.reply_headers)
         return
@@ -254,6 +256,24 @@ async def _send_answer(exchange: Exchange, answer: dict[str, Any], fault: Fault 
     await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
     # Returning with the body incomplete makes the server drop the connection.
     await exchange.send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+
+
+async def _flood(exchange: Exchange, fault: Fault, answer: dict[str, Any], stream: bool) -> None:
+    """A body that is too large or too slow, until it is all sent or the client has gone."""
+    kind = _EVENT_STREAM if stream else [(b"content-type", b"application/json")]
+    packed = [(b"content-encoding", b"gzip")] if fault.kind is FaultKind.GZIP_BOMB else []
+    headers = [*kind, *packed, *exchange.reply_headers]
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
+    client_gone = asyncio.ensure_future(until_closed(exchange.receive))
+    try:
+        for piece in flood(fault, orjson.dumps(answer), stream=stream):
+            if client_gone.done():
+                return
+            await exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
+            await _between_chunks(client_gone, fault.drip_ms if fault.kind is FaultKind.DRIP else 0)
+    finally:
+        client_gone.cancel()
+    await exchange.send({"type": "http.response.body", "body": b""})
 
 
 async def _between_chunks(client_gone: asyncio.Future[None], delay_ms: float) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from dashboard.deps import Deps
 from dashboard.errors import install_errors
 from gateway.app import ASGI, create_app, create_router
 from gateway.auth import Authenticator
-from gateway.chat import ChatFlow
+from gateway.chat import ChatFlow, DrainLimits
 from gateway.hot import HotRoutes
 from gateway.http import Limits
 from gateway.idempotency import RedisAnswerMemory
@@ -42,12 +42,15 @@ from spendgate.tasks import stop_all
 
 log = logging.getLogger("spendgate")
 
+_LAST_SETTLEMENTS_S = 3.0
+
 
 @dataclass(slots=True)
 class Worker:
     """The parts of one worker.
 
     draining: set at SIGTERM; no new calls from then on.
+    calls_ended: returns once no call runs.
     """
 
     settings: Settings
@@ -57,6 +60,7 @@ class Worker:
     upstreams: Upstreams
     health: Health
     draining: bool = False
+    calls_ended: Callable[[], Awaitable[None]] | None = None
 
     def drain(self) -> None:
         """Admit no new calls from now on."""
@@ -84,6 +88,7 @@ class Worker:
             "store": store,
             "openHolds": len(self.budgets.open_holds),
             "waitingSettlements": len(self.budgets.waiting),
+            "overages": self.budgets.overages,
             "circuits": circuits,
         }
 
@@ -100,6 +105,7 @@ class Worker:
             yield
         finally:
             await stop_all(tasks)
+            await self._await_last_settlements()
             left = await self.budgets.stop()
             if left:
                 log.error("%d settlements have not reached the store; the next worker will bring them", left)
@@ -107,6 +113,12 @@ class Worker:
                 self.budgets.journal.close()
             await self.upstreams.close()
             await self.store.close()
+
+    async def _await_last_settlements(self) -> None:
+        """Calls that the drain's end cut off still settle; store and journal stay open for them."""
+        if self.calls_ended is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.calls_ended(), _LAST_SETTLEMENTS_S)
 
 
 def _stop_if_failed(task: "asyncio.Task[None]") -> None:
@@ -141,12 +153,14 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     upstreams, health = Upstreams(routes, clock), Health(clock)
     worker = Worker(settings, store, snapshot, budgets, upstreams, health)
     planner = Planner(routes, prices, book, health)
-    flow = ChatFlow(planner, budgets, upstreams, clock, settings.call_timeout_s)
-    limits = Limits(body_bytes=settings.max_body_bytes)
+    drain = DrainLimits(settings.abort_drain_s, settings.abort_drain_bytes)
+    flow = ChatFlow(planner, budgets, upstreams, clock, settings.call_timeout_s, drain, settings.stream_timeout_s)
+    limits = Limits(body_bytes=settings.max_body_bytes, body_s=settings.client_timeout_s)
     running_ms = round((settings.call_timeout_s + settings.lease_s) * 1000)
     answers = RedisAnswerMemory(client, namespace=settings.namespace, running_ms=running_ms)
     callers = Authenticator(keys, clock, snapshot.refresh)
     hot = HotRoutes(flow, callers, clock, ids, limits, answers, worker.why_not_ready)
+    worker.calls_ended = hot.until_idle
     webhook = HeliconeWebhook(
         budgets,
         prices,

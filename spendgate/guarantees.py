@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from budget.connect import ServerReport
-from routing.model import Routes
+from routing.model import OnAbort, Routes
 from spendgate.settings import Role, Settings
 
 _ALWAYS = (
@@ -85,6 +85,13 @@ def _of_routes(routes: Routes) -> Iterable[Guarantee]:
             False,
             f"The cap relies on {', '.join(loose)} to obey max_tokens. One that does not can pass a hard cap by one "
             "call's excess, which is posted in full and stops the next call.",
+        )
+    guessed = sorted(e.name for e in routes.endpoints.values() if e.on_abort is OnAbort.ESTIMATE)
+    if guessed:
+        yield Guarantee(
+            False,
+            f"A stream of {', '.join(guessed)} whose client leaves is charged by an estimate that leans upwards, "
+            "not by a bound. on_abort: drain (exact, the answer is paid to its end) or charge_hold closes this.",
         )
     images = sorted(m.name for m in routes.models if m.max_tokens_per_image is not None)
     if images:

@@ -89,6 +89,23 @@ class Settings(BaseSettings):
     call_timeout_s: Annotated[float, _env("SPENDGATE_CALL_TIMEOUT_S", "seconds for a call with its retries", gt=0)] = (
         290.0
     )
+    stream_timeout_s: Annotated[
+        float, _env("SPENDGATE_STREAM_TIMEOUT_S", "seconds for a whole stream, however steadily it comes", gt=0)
+    ] = 1800.0
+    abort_drain_s: Annotated[
+        float, _env("SPENDGATE_ABORT_DRAIN_S", "seconds that `on_abort: drain` reads an answer nobody waits for", gt=0)
+    ] = 30.0
+    abort_drain_bytes: Annotated[
+        int, _env("SPENDGATE_ABORT_DRAIN_BYTES", "bytes of a stream that it reads at most", ge=1024)
+    ] = 16_777_216
+    client_timeout_s: Annotated[
+        float,
+        _env(
+            "SPENDGATE_CLIENT_TIMEOUT_S",
+            "seconds that a client has for its headers, for its body, and to take a piece of its answer",
+            gt=0,
+        ),
+    ] = 60.0
     max_body_bytes: Annotated[int, _env("SPENDGATE_MAX_BODY_BYTES", "largest request, bytes", ge=1024)] = 4194304
 
     budget_default_limit: Annotated[Decimal, _env("BUDGET_DEFAULT_LIMIT", "US dollars a day for every agent", ge=0)] = (

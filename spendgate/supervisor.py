@@ -8,10 +8,12 @@
 6. SIGTERM or Ctrl-C: workers drain, then simulator and embedded store stop.
 
 Failure policy: a child never outlives the supervisor (`spendgate.orphans`), but the embedded store does, so that a
-kill -9 loses nothing; the next start adopts it.
+kill -9 loses nothing; the next start adopts it. A store that dies is started again on its data; until it answers,
+the workers refuse every call.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -39,6 +41,7 @@ log = logging.getLogger("spendgate")
 
 _START_TIMEOUT_S = 30.0
 _RESTART_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 10.0)
+_STORE_CHECK_S = 0.25
 _CONFIG_ERROR = 78
 
 
@@ -50,6 +53,7 @@ class Supervisor:
     clock: Clock = field(default_factory=SystemClock)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failure: str | None = None
+    embedded: EmbeddedValkey | None = None
 
     async def run(self) -> int:
         """Serve until a signal; the exit code.
@@ -61,39 +65,35 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         parent_read, parent_write = os.pipe()  # children keep the read end; ours closes when we die
-        embedded: EmbeddedValkey | None = None
         simulator: asyncio.subprocess.Process | None = None
         try:
             redis_url = self.settings.redis_url
             if redis_url is None:
-                embedded = await asyncio.to_thread(self._start_embedded)
-                redis_url = embedded.url
+                redis_url = await asyncio.to_thread(self._start_embedded)
             environment = os.environ | {"REDIS_URL": redis_url}
             if self._simulates():
                 simulator, url = await self._start_simulator(parent_read)
                 environment |= SIMULATED | {"DATABRICKS_BASE_URL": url}
-            await self._keep_books(environment, parent_read, redis_url, embedded)
+            await self._keep_books(environment, parent_read, redis_url)
         finally:
             os.close(parent_write)
             if simulator is not None:
                 await _stop(simulator, 5)
             os.close(parent_read)
-            if embedded is not None:
-                await asyncio.to_thread(embedded.stop)
+            if self.embedded is not None:
+                await asyncio.to_thread(self.embedded.stop)
         if self.failure:
             raise ConfigError(self.failure)
         return 0
 
-    async def _keep_books(
-        self, environment: dict[str, str], parent_fd: int, redis_url: str, embedded: EmbeddedValkey | None
-    ) -> None:
+    async def _keep_books(self, environment: dict[str, str], parent_fd: int, redis_url: str) -> None:
         """Serve, with a copy of the store's events kept from before the first worker until after the last."""
         keeper = Keeper.open(self.settings, redis_url, self.clock, RandomIds(self.clock))
         following: list[asyncio.Task[None]] = []
         try:
             prepared = await prepare(self.settings, redis_url, self.clock, keeper.begin)
             following.append(asyncio.create_task(keeper.run()))
-            await self._serve(environment, parent_fd, prepared, embedded)
+            await self._serve(environment, parent_fd, prepared)
         finally:
             await stop_all(following)
             await keeper.close()
@@ -103,9 +103,36 @@ class Supervisor:
         needed = self.settings.role is not Role.CONTROL
         return needed and self.settings.databricks_base_url is None and self.settings.routes is None
 
-    def _start_embedded(self) -> EmbeddedValkey:
+    def _start_embedded(self) -> str:
+        """Start the embedded store, for the first time or after its death; its URL, which is always the same."""
         settings = self.settings
-        return EmbeddedValkey.start(settings.data_dir / "valkey", binary=settings.valkey_bin, fsync=settings.fsync)
+        if self.embedded is not None:
+            self.embedded.stop()  # gives the folder free
+        self.embedded = EmbeddedValkey.start(
+            settings.data_dir / "valkey", binary=settings.valkey_bin, fsync=settings.fsync
+        )
+        return self.embedded.url
+
+    async def _keep_store(self) -> None:
+        """The embedded store, started again when it dies, until the supervisor stops."""
+        failures = 0
+        while not self.stopping.is_set():
+            pause_s = _RESTART_PAUSES_S[min(failures, len(_RESTART_PAUSES_S)) - 1] if failures else _STORE_CHECK_S
+            await self._pause(pause_s)
+            if self.stopping.is_set() or self.embedded is None or self.embedded.is_running():
+                continue
+            log.error("the embedded store died and is started again")
+            try:
+                await asyncio.to_thread(self._start_embedded)
+                failures = 0
+            except ConfigError as error:  # a full disk, perhaps: it is tried again
+                failures += 1
+                log.error("%s", error.message)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait, but not beyond the moment when the supervisor is told to stop."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), pause_s)
 
     async def _start_simulator(self, parent_fd: int) -> tuple[asyncio.subprocess.Process, str]:
         ready_read, ready_write = os.pipe()
@@ -125,16 +152,16 @@ class Supervisor:
             raise ConfigError("the simulated Databricks did not start; its message is above")
         return process, f"http://127.0.0.1:{port}"
 
-    async def _serve(
-        self, environment: dict[str, str], parent_fd: int, prepared: Prepared, embedded: EmbeddedValkey | None
-    ) -> None:
+    async def _serve(self, environment: dict[str, str], parent_fd: int, prepared: Prepared) -> None:
         listener = _bind(self.settings.host, self.settings.port)
         port = listener.getsockname()[1]
         keepers = [
             asyncio.create_task(self._keep_worker(environment, listener.fileno(), parent_fd))
             for _ in range(self.settings.workers)
         ]
-        jobs = [asyncio.create_task(self._announce(port, environment, prepared, embedded))]
+        if self.embedded is not None:
+            keepers.append(asyncio.create_task(self._keep_store()))
+        jobs = [asyncio.create_task(self._announce(port, environment, prepared))]
         if self.settings.edge_config and self.settings.role is not Role.GATEWAY:
             jobs.append(asyncio.create_task(self._poll_edge_config(environment["REDIS_URL"])))
         try:
@@ -172,17 +199,15 @@ class Supervisor:
             deaths = 0 if self.clock.monotonic_s() - started_s > 60 else deaths + 1
             log.error("a worker died (exit code %s) and is started again", process.returncode)
             pause_s = _RESTART_PAUSES_S[min(deaths, len(_RESTART_PAUSES_S) - 1)]
-            await asyncio.wait({asyncio.create_task(self.stopping.wait())}, timeout=pause_s)
+            await self._pause(pause_s)
 
-    async def _announce(
-        self, port: int, environment: dict[str, str], prepared: Prepared, embedded: EmbeddedValkey | None
-    ) -> None:
+    async def _announce(self, port: int, environment: dict[str, str], prepared: Prepared) -> None:
         host = self.settings.host if self.settings.host not in ("0.0.0.0", "::") else "127.0.0.1"
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         reason = await self._wait_until_ready(url)
         if reason is None:
             upstream = environment["DATABRICKS_BASE_URL"] if self._simulates() else None
-            print(banner(url, self.settings, prepared, upstream, embedded), flush=True)
+            print(banner(url, self.settings, prepared, upstream, self.embedded), flush=True)
         else:
             log.error("not ready after %.0f s: %s", _START_TIMEOUT_S, reason)
 

@@ -157,15 +157,12 @@ async def test_a_settlement_whose_caller_goes_away_is_done(worker: Worker, fault
 
 
 async def test_what_is_on_its_way_when_the_worker_stops_is_brought_or_written_down(worker: Worker) -> None:
-    running, admission = await worker.hold("h1"), await worker.hold("h2")
+    admission = await worker.hold("h2")
     worker.line.faults = ["stuck"]
     sending = asyncio.create_task(worker.service.settle(admission, 20, Basis.EXACT, b"{}"))
     await until(lambda: not worker.line.faults)
-    stopping = asyncio.create_task(worker.service.stop())
-    await asyncio.sleep(0)
-    await worker.settle(running, 10)  # a call that ends while the worker stops
-    assert await stopping == 0
-    assert await worker.balance() == (30, 0)
+    assert await worker.service.stop() == 0
+    assert await worker.balance() == (20, 0)
     sending.cancel()
 
 
@@ -332,6 +329,15 @@ async def test_a_cost_above_the_hold_is_reported(worker: Worker, caplog: pytest.
     await worker.settle(await worker.hold("h1"), 45)
     assert await worker.balance() == (45, 0)
     assert "15 nano-dollars more" in caplog.text
+
+
+async def test_it_is_reported_also_while_the_store_is_away(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    admission = await worker.hold("h1")
+    worker.line.faults = ["reply"]
+    await worker.settle(admission, 45)
+    await worker.service.flush()
+    assert (await worker.balance(), worker.service.overages) == ((45, 0), 1)
+    assert [r.levelname for r in caplog.records if "overage: hold h1" in r.getMessage()] == ["ERROR"]
 
 
 async def test_a_worker_that_runs_renews_flushes_and_sweeps(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:

@@ -91,7 +91,10 @@ async def run_crowd(gateway: RunningGateway, body: dict[str, object], account: s
 async def test_all_at_once_exactly_as_many_are_admitted_as_fit(gateway: RunningGateway, simulator: Simulated) -> None:
     body, ceiling_nano = await asyncio.to_thread(make_budget, gateway, "at-once")
     account = "agent-at-once-total:total:at-once"
+    # Longer than a busy machine takes to let the whole crowd in: who came after the first answer would find room.
+    await asyncio.to_thread(simulator.change_model, MODEL, latency_ms=4000)
     answers, seen = await run_crowd(gateway, body, account, retry_held=False)
+    await asyncio.to_thread(simulator.change_model, MODEL, latency_ms=400)
     assert Counter((status, code) for status, code, _ in answers) == {
         (200, ""): AFFORDABLE,
         (429, "budget_held"): CROWD - AFFORDABLE,

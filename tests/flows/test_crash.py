@@ -1,7 +1,7 @@
 """Processes die; the money does not."""
 
 import contextlib
-import json
+import http.client
 import os
 import signal
 import subprocess
@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.support.bill import bill_nano
-from tests.support.gateway import RunningGateway, running_gateway, start_gateway
+from tests.support.gateway import Answer, RunningGateway, running_gateway, start_gateway
 from tests.support.invariants import assert_books_are_right, events_of
 from tests.support.simulated import Simulated, running_simulator
 
@@ -55,6 +57,23 @@ def call_that_hangs(gateway: RunningGateway, simulator: Simulated) -> threading.
     thread.start()
     eventually(lambda: simulator.in_flight() == 1, "the call reaches the upstream")
     return thread
+
+
+def call_in_flight(gateway: RunningGateway, simulator: Simulated) -> tuple[threading.Thread, list[Answer]]:
+    """A call that has reached the upstream and will be answered; its answer, once the thread has ended."""
+    got: list[Answer] = []
+    thread = threading.Thread(target=lambda: got.append(gateway.chat(agent="victim", maxTokens=20)))
+    thread.start()
+    eventually(lambda: simulator.in_flight() == 1, "the call reaches the upstream")
+    return thread, got
+
+
+def open_hold_owner(gateway: RunningGateway) -> int:
+    """The pid of the worker that made the only open hold, as the hold itself says."""
+    socket = Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey" / "valkey.sock"
+    with redis.Redis(unix_socket_path=str(socket), decode_responses=True) as client:
+        (hold,) = client.zrange("sg:{main}:leases", 0, -1)
+        return int(str(client.hget(f"sg:{{main}}:hold:{hold}", "owner")).split(":")[1])
 
 
 def held_nano(gateway: RunningGateway, agent: str = "victim") -> int:
@@ -115,14 +134,142 @@ def test_everything_but_the_store_dies_and_starts_again(simulator: Simulated, tm
         assert_books_are_right(second)
 
 
+def test_supervisor_and_workers_die_in_mid_call(simulator: Simulated, tmp_path: Path) -> None:
+    two = settings(simulator) | {"SPENDGATE_WORKERS": "2"}
+    with running_gateway(tmp_path, **two) as first:
+        before = round(first.chat(agent="victim", maxTokens=20).json["cost"] * 10**9)
+        thread = call_that_hangs(first, simulator)
+        held, workers = held_nano(first), first.worker_pids()
+        assert len(workers) == 2
+        first.kill()
+        thread.join()
+        eventually(lambda: not any(alive(w) for w in workers), "the workers are gone")
+    with running_gateway(tmp_path, **two) as second:
+        assert "adopted" in second.banner
+        eventually(lambda: held_nano(second) == 0, "the hold expires")
+        expired = [e for e in assert_books_are_right(second) if e["type"] == "expire"]
+        assert [(e["basis"], e["cost_nano"]) for e in expired] == [("unconfirmed", str(held))]
+        assert spent_nano(second) == before + held
+
+
+def test_the_embedded_store_alone_dies(simulator: Simulated) -> None:
+    simulator.change_model(MODEL, latency_ms=500)
+    with running_gateway(**settings(simulator) | {"SPENDGATE_LEASE_S": "30"}) as gateway:
+        before = gateway.chat(agent="victim", maxTokens=20).json["cost"]
+        thread, got = call_in_flight(gateway, simulator)
+        dead = gateway.store_pid()
+        os.kill(dead, signal.SIGKILL)
+        thread.join()
+        assert got[0].status == 200, "what was running is answered"
+        eventually(lambda: gateway.chat(agent="other", maxTokens=5).status == 200, "another store serves", 8)
+        assert gateway.store_pid() != dead
+        eventually(lambda: held_nano(gateway) == 0, "the settlement arrives")
+        assert spent_nano(gateway) == round((before + got[0].json["cost"]) * 10**9), "once, and nothing was lost"
+        assert "store died and is started again" in gateway.log.read_text()
+        assert_books_are_right(gateway)
+
+
+def test_a_settlement_that_waits_outlives_its_worker(simulator: Simulated, tmp_path: Path) -> None:
+    simulator.change_model(MODEL, latency_ms=500)
+    with running_gateway(tmp_path, **settings(simulator) | {"SPENDGATE_LEASE_S": "60"}) as first:
+        thread, got = call_in_flight(first, simulator)
+        store = first.store_pid()
+        os.kill(store, signal.SIGSTOP)
+        try:
+            thread.join()
+            first.kill()
+        finally:
+            os.kill(store, signal.SIGCONT)
+    with running_gateway(tmp_path, **settings(simulator)) as second:
+        eventually(lambda: held_nano(second) == 0, "the journal is brought, long before the lease ends", 5)
+        ends = [e for e in assert_books_are_right(second) if e.get("before")]
+        assert [(e["type"], e["basis"], e["outcome"]) for e in ends] == [("settle", "exact", "answered")]
+        assert spent_nano(second) == round(got[0].json["cost"] * 10**9)
+
+
+def test_a_frozen_worker_wakes_after_its_lease(simulator: Simulated) -> None:
+    simulator.set_fault(MODEL, fault="slow", delay_ms=500, times=1)
+    with running_gateway(**settings(simulator) | {"SPENDGATE_WORKERS": "2"}) as gateway:
+        thread, got = call_in_flight(gateway, simulator)
+        owner = open_hold_owner(gateway)
+        os.kill(owner, signal.SIGSTOP)
+        try:
+            eventually(lambda: any(e["type"] == "expire" for e in events_of(gateway)), "the other worker expires it")
+        finally:
+            os.kill(owner, signal.SIGCONT)
+        thread.join()
+        expired, settled = [e for e in assert_books_are_right(gateway) if e.get("before")]
+        assert (expired["type"], expired["before"], expired["basis"]) == ("expire", "held", "unconfirmed")
+        assert (settled["type"], settled["before"], settled["basis"]) == ("settle", "expired", "exact")
+        assert spent_nano(gateway) == round(got[0].json["cost"] * 10**9), "corrected, not charged again"
+
+
+def test_a_stream_that_the_drain_cuts_off_is_settled_by_what_was_received(simulator: Simulated, tmp_path: Path) -> None:
+    simulator.change_model(MODEL, chunk_delay_ms=50, output_tokens=400)
+    short = settings(simulator) | {"SPENDGATE_DRAIN_S": "1", "SPENDGATE_LEASE_S": "30"}
+    with running_gateway(tmp_path, **short) as first:
+
+        def call() -> None:
+            with contextlib.suppress(http.client.IncompleteRead):  # it is cut off
+                first.chat(agent="victim", stream=True, maxTokens=400)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        eventually(lambda: simulator.in_flight() == 1, "the stream runs")
+        assert first.stop() == 0
+        thread.join()
+        assert "can't be written" not in first.log.read_text(), "the journal is open to the last"
+    with running_gateway(tmp_path, **short) as second:
+        (ended,) = [e for e in assert_books_are_right(second) if e.get("before")]
+        assert (ended["type"], ended["basis"], ended["outcome"]) == ("settle", "estimated", "aborted")
+        assert 0 < int(ended["cost_nano"]) < int(ended["held_nano"]) // 2
+
+
+def test_a_pause_that_the_drain_cuts_off_voids_what_was_refused(simulator: Simulated, tmp_path: Path) -> None:
+    simulator.set_fault(MODEL, fault="rate_limit", retry_after_s=5)
+    short = settings(simulator) | {"SPENDGATE_DRAIN_S": "1", "SPENDGATE_LEASE_S": "30"}
+    with running_gateway(tmp_path, **short) as first:
+
+        def call() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException):  # it is cut off
+                first.chat(agent="victim", maxTokens=20)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        eventually(lambda: simulator.bill()["calls"] == 1 and simulator.in_flight() == 0, "the call is refused")
+        assert first.stop() == 0
+        thread.join()
+    with running_gateway(tmp_path, **short) as second:
+        (ended,) = [e for e in assert_books_are_right(second) if e.get("before")]
+        assert (ended["type"], ended["outcome"], ended["cost_nano"]) == ("void", "rate_limited", "0")
+
+
+def test_two_hundred_calls_while_the_store_stands_still(simulator: Simulated) -> None:
+    with running_gateway(**settings(simulator) | {"SPENDGATE_LEASE_S": "30"}) as gateway:
+        assert gateway.chat(agent="crowd", maxTokens=5).status == 200
+        before, calls = spent_nano(gateway, "crowd"), simulator.bill()["calls"]
+        store = gateway.store_pid()
+        os.kill(store, signal.SIGSTOP)
+        try:
+            with ThreadPoolExecutor(200) as pool:
+                answers = list(pool.map(lambda _: gateway.chat(agent="crowd", maxTokens=5), range(200)))
+        finally:
+            os.kill(store, signal.SIGCONT)
+        assert {a.status for a in answers} == {503} and all("retry-after" in a.headers for a in answers)
+        assert simulator.bill()["calls"] == calls, "nothing was sent upstream"
+        # The store now carries out what it was asked while it stood still: late holds meet their void.
+        eventually(lambda: gateway.request("GET", "/readyz", key=None).json["waitingSettlements"] == 0, "all is voided")
+        eventually(lambda: held_nano(gateway, "crowd") == 0, "no hold is left")
+        assert spent_nano(gateway, "crowd") == before
+        assert_books_are_right(gateway)
+
+
 def test_everything_dies_with_the_store(simulator: Simulated, tmp_path: Path) -> None:
     with running_gateway(tmp_path, **settings(simulator)) as first:
         costs = sum(round(first.chat(agent="victim", maxTokens=20).json["cost"] * 10**9) for _ in range(5))
-        children = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout.split()
+        store = first.store_pid()
         first.kill()
-        for pid in children:
-            if alive(int(pid)):
-                os.kill(int(pid), signal.SIGKILL)
+        os.kill(store, signal.SIGKILL)
     with running_gateway(tmp_path, **settings(simulator)) as second:
         assert "adopted" not in second.banner
         assert spent_nano(second) == costs == bill_nano(simulator.bill(recent=100), agent="victim")
@@ -156,9 +303,7 @@ def test_sigterm_lets_a_running_stream_end(simulator: Simulated) -> None:
 def test_the_store_stops_for_a_while(simulator: Simulated) -> None:
     simulator.change_model(MODEL, latency_ms=1500)
     with running_gateway(**settings(simulator)) as gateway:
-        store = json.loads((Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey" / "server.json").read_text())[
-            "pid"
-        ]
+        store = gateway.store_pid()
         got = []
         thread = threading.Thread(target=lambda: got.append(gateway.chat(agent="victim", maxTokens=20)))
         thread.start()

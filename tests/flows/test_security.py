@@ -90,7 +90,7 @@ def test_headers_compression_and_methods(gateway: RunningGateway) -> None:
     large = gateway.request("POST", "/agent/chat", {"prompt": "x"}, headers={"X-Large": "x" * 40_000})
     assert large.status in (400, 431)
     packed = gateway.request("POST", "/agent/chat", gzip.compress(b"{}"), headers={"Content-Encoding": "gzip"})
-    assert packed.status == 400 and "Content-Encoding" in packed.json["error"]["message"]
+    assert packed.status == 415 and "Content-Encoding" in packed.json["error"]["message"]
     assert gateway.request("GET", "/agent/chat").status == 405
     assert gateway.request("POST", "/nowhere", {}).status == 404
 
@@ -105,6 +105,8 @@ def test_headers_compression_and_methods(gateway: RunningGateway) -> None:
         {"service_tier": "priority"},
         {"modalities": ["text", "audio"]},
         {"web_search_options": {}},
+        {"audio": {"voice": "alloy"}},
+        {"surprise": 1},
         {"tools": [{"type": "web_search"}]},
         {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]},

@@ -1,7 +1,7 @@
 import pytest
 
 from core.errors import ConfigError
-from routing.model import Endpoint, ModelRole
+from routing.model import Endpoint, ModelRole, OnAbort
 from routing.routes_file import default_routes_text, load_routes, prices_in
 from telemetry.prices import PriceBook, default_prices_text, load_prices
 
@@ -130,3 +130,10 @@ def test_prices_are_handed_on_unread() -> None:
     assert prices_in(ONE) == []
     with pytest.raises(ConfigError):
         prices_in(ONE + "prices: 7\n")
+
+
+def test_what_becomes_of_a_call_whose_client_leaves() -> None:
+    assert load(ONE).endpoints["local"].on_abort is OnAbort.ESTIMATE
+    chosen = ONE.replace('v1/"}', 'v1/", on_abort: charge_hold}')
+    assert load(chosen).endpoints["local"].on_abort is OnAbort.CHARGE_HOLD
+    assert "endpoints.local.on_abort" in refusal(chosen.replace("charge_hold", "free"))

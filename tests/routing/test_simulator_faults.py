@@ -95,8 +95,18 @@ FAULTS: list[tuple[FaultKind, FailureKind | None, FailureKind | None]] = [
     (FaultKind.SLOW, FailureKind.TIMEOUT, FailureKind.TIMEOUT),
     (FaultKind.TRUNCATED, FailureKind.BROKEN, FailureKind.BROKEN),
     (FaultKind.STREAM_WITHOUT_DONE, None, FailureKind.BROKEN),
+    (FaultKind.NAN_USAGE, FailureKind.BROKEN, None),  # what an event holds is read by the flow
+    (FaultKind.USAGE_TWICE, None, None),
+    (FaultKind.INVALID_UTF8, FailureKind.BROKEN, None),
+    (FaultKind.WRONG_SHAPE, None, None),
+    (FaultKind.HUGE_ANSWER, FailureKind.BROKEN, FailureKind.BROKEN),
+    (FaultKind.GZIP_BOMB, FailureKind.BROKEN, FailureKind.BROKEN),
+    (FaultKind.DRIP, FailureKind.TIMEOUT, FailureKind.TIMEOUT),
+    (FaultKind.ENDLESS, FailureKind.BROKEN, FailureKind.BROKEN),
+    (FaultKind.EMPTY_CHUNKS, FailureKind.BROKEN, FailureKind.BROKEN),
 ]
-IMPATIENT = {FaultKind.HANG, FaultKind.SLOW}
+IMPATIENT = {FaultKind.HANG, FaultKind.SLOW, FaultKind.DRIP}
+OPTIONS = {kind: {"answer_bytes": 200_000} for kind in (FaultKind.ENDLESS, FaultKind.EMPTY_CHUNKS)}
 
 
 def test_none_is_left_out() -> None:
@@ -113,7 +123,7 @@ async def test_each_fault(
     stream_kind: FailureKind | None,
     stream: bool,
 ) -> None:
-    simulator.set_fault(DBRX.name, fault=fault, times=1)
+    simulator.set_fault(DBRX.name, fault=fault, times=1, **OPTIONS.get(fault, {}))
     _, kind = await outcome(adapter, asked(timeout_s=0.4 if fault in IMPATIENT else 5.0), stream)
     assert kind is (stream_kind if stream else answer_kind)
     usage, kind = await outcome(adapter, asked(), stream)  # the adapter is none the worse for it

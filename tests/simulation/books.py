@@ -21,6 +21,7 @@ from budget.model import (
 )
 from budget.ports import MAX_CLOCK_SKEW_MS
 from core.errors import SpendgateError
+from gateway.sizes import BEYOND
 from tests.simulation.loop import run_now
 
 MONEY = frozenset({"settle", "void", "expire", "true_up", "post"})
@@ -161,7 +162,8 @@ class Books:
             insist(mode == "post" and before == "none", "no event without a reserve", event)
         insist(cost_nano >= 0, "no negative cost", event)
         if event["basis"] == "estimated":
-            insist(cost_nano <= int(event["held_nano"]), "an estimate is within its hold", event)
+            within = cost_nano <= int(event["held_nano"]) or BEYOND in event["detail"]
+            insist(within, "an estimate is within its hold, unless more came than was held for", event)
         for account_id in event["accounts"].split("\n"):
             self.spent_nano[account_id] += delta_nano
             if before != "held":

@@ -138,7 +138,7 @@ def _check_bill(world: World) -> None:
         if sent.free:
             unheard = posted[attempt_id] == 0 or basis[attempt_id] == "unconfirmed"
             insist(unheard, "what was free is charged to nobody", sent, hold)
-        least_nano = min(sent.bill_nano, hold.amount_nano)
+        least_nano = min(sent.bill_nano, hold.amount_nano - 1)  # a ceiling rounds up twice, a cost once
         insist(posted[attempt_id] >= least_nano, "nothing that was paid is forgotten", sent, hold)
         for account_id in hold.account_ids:
             billed[account_id] = billed.get(account_id, 0) + least_nano

@@ -30,6 +30,7 @@ from tests.simulation.provider import Provider, SimUpstreams
 LEASE_MS = 3_000
 CALL_TIMEOUT_S = 8.0
 DRAIN_S = 2.0
+LAST_SETTLEMENTS_S = 3.0
 
 
 class SimClock:
@@ -165,6 +166,8 @@ class SimWorker(Owner):
         for task in running:
             task.cancel()
         await stop_all(self._background)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.hot.until_idle(), LAST_SETTLEMENTS_S)
         await self.budgets.stop()
         self.journal.close()
         super().die()  # by the signal, which uvicorn raises again at its end

@@ -6,7 +6,7 @@ import pytest
 
 from budget.connect import ServerReport
 from core.errors import ConfigError
-from routing.model import Routes
+from routing.model import OnAbort, Routes
 from spendgate.bootstrap import _check_waiting
 from spendgate.catalog import SIMULATED, load_catalog
 from spendgate.guarantees import guarantees
@@ -26,13 +26,18 @@ def missing(routes: Routes, report: ServerReport = REPORT, settings: Settings | 
     return "\n".join(g.text for g in found if not g.holds)
 
 
-def test_the_embedded_default_has_one_gap(routes: Routes):
-    assert "SPENDGATE_FSYNC=always" in missing(routes)
-    assert missing(routes).count("\n") == 0
+def drained(routes: Routes) -> Routes:
+    return Routes(routes.models, [replace(e, on_abort=OnAbort.DRAIN) for e in routes.endpoints.values()])
 
 
-def test_with_every_write_synced_there_is_none(routes: Routes):
-    assert missing(routes, replace(REPORT, appendfsync="always")) == ""
+def test_the_embedded_default_has_two_gaps(routes: Routes):
+    disk, streams = missing(routes).split("\n")
+    assert "SPENDGATE_FSYNC=always" in disk
+    assert "on_abort: drain" in streams
+
+
+def test_both_can_be_closed(routes: Routes):
+    assert missing(drained(routes), replace(REPORT, appendfsync="always")) == ""
 
 
 @pytest.mark.parametrize(

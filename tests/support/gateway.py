@@ -97,6 +97,11 @@ class RunningGateway:
         )
         return [int(line.split()[0]) for line in out.stdout.splitlines() if "spendgate.worker" in line]
 
+    def store_pid(self) -> int:
+        """The embedded store's process."""
+        facts = Path(self.environment["SPENDGATE_DATA_DIR"]) / "valkey" / "server.json"
+        return int(json.loads(facts.read_text())["pid"])
+
     def stop(self) -> int:
         """SIGTERM, and wait for the end; the exit code."""
         self.process.send_signal(signal.SIGTERM)
