@@ -35,8 +35,9 @@ from budget.server_binary import is_supported
 from core.errors import ConfigError, StoreUnavailable
 
 StoreClient: TypeAlias = Redis | RedisCluster
-#: What a client raises when the store is away or refuses; a cluster's own errors are no RedisError.
-STORE_ERRORS = (RedisError, RedisClusterException, OSError)
+#: What a client raises when the store is away or refuses; a cluster's own errors are no RedisError, and uvloop's is a
+#: RuntimeError when a command is written to a connection that was reset a moment ago.
+STORE_ERRORS = (RedisError, RedisClusterException, OSError, RuntimeError)
 
 CONNECT_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0
