@@ -96,7 +96,7 @@ def test_a_store_that_is_away_refuses_calls_and_forgets_none(
 ) -> None:
     agent = fault.__name__
     begin, end = fault(rig)
-    with rig.in_flight(agent, IN_FLIGHT, latency_ms=700) as running:
+    with rig.in_flight(agent, IN_FLIGHT) as running:
         begin()
         try:
             for timed in rig.start(f"{agent}-late", 3).join():
@@ -110,6 +110,101 @@ def test_a_store_that_is_away_refuses_calls_and_forgets_none(
     spent = sum(int(e["delta_nano"]) for e in events)
     assert spent == sum(cost_nano(answer) for answer in answers if answer), "and settled once, for what it cost"
     assert len({e["hold"] for e in events if e["type"] == "settle"}) == IN_FLIGHT
-    assert rig.settled(f"{agent}-late") == [], "nothing was made of the refused ones"
+    assert {e["type"] for e in rig.settled(f"{agent}-late")} <= {"void"}, "a refused one that arrived late was barred"
     sent = [c["usage_context"]["agent"] for c in rig.simulator.bill(recent=1000)["client_request_ids"]]
     assert f"{agent}-late" not in sent, "nor sent upstream"
+
+
+def test_a_store_without_memory_takes_settlements_and_no_new_holds(rig: Rig) -> None:
+    with rig.in_flight("oom", IN_FLIGHT) as running:
+        _do(rig, "CONFIG", "SET", "maxmemory", "1")
+        try:
+            assert_refused(rig, rig.call("oom-late"))
+            answers = [timed.answer for timed in running.join()]
+            events = rig.settled("oom")
+        finally:
+            _do(rig, "CONFIG", "SET", "maxmemory", "0")
+    assert [e["type"] for e in events] == ["settle"] * IN_FLIGHT, "while there was no memory"
+    assert sum(int(e["delta_nano"]) for e in events) == sum(cost_nano(a) for a in answers if a)
+    rig.recovers()
+    assert rig.settled("oom-late") == []
+
+
+def test_a_slow_store_slows_calls_and_changes_nothing(rig: Rig) -> None:
+    rig.to_store.delay(0.5)
+    timed = rig.start("slow", 4).join()
+    rig.to_store.heal()
+    assert {t.status for t in timed} == {200}
+    assert all(1.0 <= t.seconds < REFUSAL_S for t in timed), "two round trips"
+    events = rig.settled("slow")
+    assert [e["type"] for e in events] == ["settle"] * 4
+    rig.recovers()
+
+
+@pytest.mark.parametrize("how", ["reset", "silence"])
+def test_a_reserve_whose_reply_is_lost_holds_once(rig: Rig, how: str) -> None:
+    agent = f"reserve-{how}"
+    before = rig.to_store.lost
+    (rig.to_store.lose_replies if how == "reset" else rig.to_store.swallow_replies)(RESERVE)
+    with rig.in_flight(agent, 1) as running:
+        assert rig.to_store.lost == before + 1, "it was reserved, and its worker did not hear it"
+        assert rig.store.command("ZCARD", "sg:{main}:leases") == 1
+    rig.to_store.heal()
+    assert running.statuses() == {200}
+    (settled,) = rig.settled(agent)
+    assert settled["type"] == "settle"
+
+
+def test_a_reserve_that_never_hears_an_answer_sends_nothing_and_holds_nothing(rig: Rig) -> None:
+    calls = rig.simulator.bill()["calls"]
+    rig.to_store.lose_replies(RESERVE, times=2)
+    assert_refused(rig, rig.call("unheard"))
+    rig.to_store.heal()
+    events = rig.settled("unheard")
+    assert [(e["type"], e["before"], e["cost_nano"]) for e in events] == [("void", "held", "0")]
+    assert rig.simulator.bill()["calls"] == calls
+
+
+@pytest.mark.parametrize("how", ["reset", "silence"])
+def test_a_settlement_whose_reply_is_lost_is_charged_once(rig: Rig, how: str) -> None:
+    agent = f"settle-{how}"
+    before = rig.to_store.lost
+    (rig.to_store.lose_replies if how == "reset" else rig.to_store.swallow_replies)(RESOLVE)
+    answered = rig.call(agent)
+    rig.to_store.heal()
+    assert rig.to_store.lost == before + 1
+    assert answered.answer and answered.status == 200
+    (settled,) = rig.settled(agent)
+    assert int(settled["cost_nano"]) == cost_nano(answered.answer)
+    eventually(lambda: waiting(rig) == 0, "it is not sent for ever")
+    rig.recovers()
+
+
+def waiting(rig: Rig) -> int:
+    """Settlements that wait, in the worker that answers."""
+    reports = [rig.gateway.request("GET", "/readyz", key=None).json for _ in range(8)]
+    return max(int(report["waitingSettlements"]) for report in reports)
+
+
+def test_a_storm_of_resets_never_takes_a_budget_over_its_cap(rig: Rig) -> None:
+    fixed = {"allowDowngrade": False, "allowSmallerMaxTokens": False, "hardCap": 1, "cadence": "total"}
+    rig.gateway.put_budget(scopeType="agent", scopeKey="storm", limitUsd="0.002", **fixed)
+    stop = threading.Event()
+    calls = rig.start("storm", 8, until=stop)
+    account, most, began = "sg:{main}:a:agent-storm-total:total:storm", 0, rig.to_store.accepted
+    with rig.store.client() as client:
+        for storm in range(200):
+            if storm % 20 == 0:
+                rig.to_store.reset()
+            spent, held = client.hmget(account, "spent", "held")
+            most = max(most, int(spent or 0) + int(held or 0))
+            if 402 in {timed.status for timed in tuple(calls.done)}:
+                break
+            stop.wait(0.01)
+    stop.set()
+    assert calls.statuses() <= {200, 402, 429, 503}
+    assert rig.to_store.accepted > began, "connections were made anew"
+    rig.recovers()
+    events = rig.settled("storm")
+    assert 0 < most <= 2_000_000
+    assert sum(int(e["delta_nano"]) for e in events) <= 2_000_000

@@ -24,6 +24,7 @@ class _Way(Enum):
     SWALLOW = auto()
     CUT = auto()
     DRIP = auto()
+    HOLD = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,9 @@ class _Link:
 
     async def _answer(self, piece: bytes) -> None:
         fault = self.faulty or self.proxy._take(self.asked)
-        if fault.way is _Way.PASS:
+        if fault.way is _Way.HOLD:
+            await self.proxy._hold()
+        if fault.way in (_Way.PASS, _Way.HOLD):
             self.writer.write(piece)
             await self.writer.drain()
             return
@@ -117,14 +120,19 @@ class _Link:
 
 
 class FaultProxy:
-    """Stands in front of one server. `lost`: answers that were swallowed or cut; `accepted`: connections so far."""
+    """Stands in front of one server.
+
+    lost: answers that were swallowed or cut. holding: answers that are held back now. accepted: connections so far.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
         self.port = 0
         self.lost = 0
+        self.holding = 0
         self.accepted = 0
         self._fault = _Fault()
+        self._released = asyncio.Event()
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -141,6 +149,10 @@ class FaultProxy:
     def blackhole(self) -> None:
         """Connections are accepted, and nothing that is said on them arrives, in either direction."""
         self._set(_Fault(_Way.SWALLOW, forward=False))
+
+    def hold(self) -> None:
+        """Requests arrive; their answers wait here until `heal`."""
+        self._set(_Fault(_Way.HOLD))
 
     def lose_replies(self, to: bytes, times: int = 1) -> None:
         """Requests that contain `to` arrive; instead of their answers comes a reset."""
@@ -200,12 +212,21 @@ class FaultProxy:
         fault = self._fault
         if fault.way is _Way.PASS or fault.times == 0 or fault.to not in asked:
             return _Fault()
-        self.lost += 1
+        self.lost += fault.way is not _Way.HOLD
         self._fault = replace(fault, times=fault.times - 1) if fault.times > 0 else fault
         return fault
 
+    async def _hold(self) -> None:
+        self.holding += 1
+        try:
+            await self._released.wait()
+        finally:
+            self.holding -= 1
+
     async def _heal(self) -> None:
         self._fault = _Fault()
+        self._released.set()
+        self._released = asyncio.Event()
         for link in tuple(self._links):
             if link.spoilt:
                 link.reset()
