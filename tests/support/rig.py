@@ -1,11 +1,14 @@
 """A gateway with two workers between two fault proxies: one before its store, one before its upstream."""
 
 import contextlib
+import http.client
+import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.support.bill import bill_by_hold
@@ -15,7 +18,7 @@ from tests.support.invariants import Events, assert_books_are_right, events_of
 from tests.support.restartable import RestartableStore, restartable_store
 from tests.support.simulated import Simulated, running_simulator
 
-MODEL = "databricks-dbrx-instruct"
+ROOT = Path(__file__).resolve().parents[2]
 #: From the end of a fault to the start of a call that is answered.
 RECOVERY_S = 2.0
 #: Two tries at the store, each with a connect (1 s) and a command (2 s), and what a busy machine adds.
@@ -80,7 +83,7 @@ class Rig:
         """One call, short unless `fields` say otherwise."""
         began_s = time.monotonic()
         answer = None
-        with contextlib.suppress(OSError):  # its worker died under it
+        with contextlib.suppress(OSError, http.client.HTTPException):  # its worker died under it
             answer = self.gateway.chat(agent=agent, **({"maxTokens": 20} | fields))
         return Timed(answer, time.monotonic() - began_s)
 
@@ -189,3 +192,35 @@ def running_rig(**settings: str) -> Iterator[Rig]:
         finally:
             to_store.heal()
             to_upstream.heal()
+
+
+@dataclass
+class Saboteur:
+    """The folder that `tests/faults/crash_points` looks into, inside a gateway's workers."""
+
+    folder: Path
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a gateway needs to be sabotaged."""
+        path = f"{ROOT / 'tests' / 'faults' / 'crash_points'}{os.pathsep}{ROOT}"
+        return {"FAULT_FOLDER": str(self.folder), "PYTHONPATH": path}
+
+    def arm(self, point: str) -> None:
+        """The next worker that reaches this point dies there."""
+        (self.folder / f"die-{point}").touch()
+
+    def died(self, point: str) -> bool:
+        """True once one has."""
+        return (self.folder / f"died-{point}").exists()
+
+    def fill_disk(self, full: bool) -> None:
+        """No journal can be written, or all can be."""
+        name = self.folder / "disk-full"
+        name.touch() if full else name.unlink()
+
+    def move_clock(self, by_ms: int) -> None:
+        """The workers' wall clocks are this much ahead."""
+        draft = self.folder / "clock-ms.new"
+        draft.write_text(str(by_ms))
+        draft.rename(self.folder / "clock-ms")
