@@ -8,6 +8,8 @@ Failure policy: a file that can't be written is said loudly, and the settlement 
 hold is then what remains. A line that is damaged (a torn write) is skipped and said.
 """
 
+import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -67,10 +69,13 @@ class Journal:
             log.error("the journal is full; hold %s waits in memory only", resolution.hold_id)
             return False
         try:
-            os.write(self._file, line)
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, "the disk took only a part of it")
             os.fsync(self._file)
         except OSError as error:
             log.error("the journal can't be written (%s); hold %s waits in memory only", error, resolution.hold_id)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._bytes)  # the next entry must not continue a torn line
             return False
         self._bytes += len(line)
         return True

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from budget.journal import Journal
 from budget.model import Basis, Resolution, ResolveMode
 
@@ -66,3 +68,18 @@ def test_it_is_bounded(tmp_path: Path) -> None:
 def test_an_empty_journal_leaves_no_file(tmp_path: Path) -> None:
     Journal(tmp_path, "one").close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_full_disk_took_half_of_is_no_entry_and_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path, "one")
+    assert journal.add(resolution(1))
+    write = os.write
+    with monkeypatch.context() as nearly_full:
+        nearly_full.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+        assert not journal.add(resolution(2)), "it is not on disk"
+    assert "hold hld_2 waits in memory only" in caplog.text
+    assert journal.add(resolution(3))
+    crash(journal)
+    assert Journal(tmp_path, "two").take_over() == [resolution(1), resolution(3)]
