@@ -40,7 +40,11 @@ def _wrap(owner: Any, name: str, point_of: Callable[..., str | None]) -> None:
         _reach(f"after-{point}")
         return result
 
-    setattr(owner, name, wrapped)
+    _replace(owner, name, wrapped)
+
+
+def _replace(owner: Any, name: str, value: Callable[..., Any]) -> None:
+    setattr(owner, name, value)
 
 
 def _wrap_store() -> None:
@@ -66,7 +70,8 @@ def _wrap_store() -> None:
             _reach("before-clear")
         clear(self)
 
-    Journal.add, Journal.clear = dying_add, dying_clear  # type: ignore[method-assign]
+    _replace(Journal, "add", dying_add)
+    _replace(Journal, "clear", dying_clear)
 
 
 def _wrap_upstream() -> None:
@@ -88,7 +93,7 @@ def _wrap_upstream() -> None:
         finally:
             waiting.cancel()
 
-    HttpClient._respond = dying_respond  # type: ignore[method-assign]
+    _replace(HttpClient, "_respond", dying_respond)
 
 
 def _fill_disk() -> None:
@@ -99,7 +104,7 @@ def _fill_disk() -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(fd, data)
 
-    os.write = full_write
+    _replace(os, "write", full_write)
 
 
 def _move_clock() -> None:
@@ -112,7 +117,7 @@ def _move_clock() -> None:
             return now_ms(self) + int((_folder / "clock-ms").read_text() or 0)
         return now_ms(self)
 
-    SystemClock.now_ms = moved  # type: ignore[method-assign]
+    _replace(SystemClock, "now_ms", moved)
 
 
 if "spendgate.worker" in sys.orig_argv:
