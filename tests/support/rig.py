@@ -124,19 +124,19 @@ class Rig:
             assert began_s < deadline_s, "it does not recover"
             time.sleep(0.02)
 
-    def settled(self, agent: str, *, exact: bool = True, timeout_s: float = 15) -> Events:
+    def settled(self, agent: str, *, exact: bool = True, least: float = 1.0, timeout_s: float = 15) -> Events:
         """Once no hold is open and the books have what was billed, call by call: the agent's money events.
 
-        exact: False where the books can't know what was billed; then they have no less.
+        exact: False where the books can't know what was billed; then they have no less than `least` of it.
         """
         self.simulator.wait_idle()
         deadline_s = time.monotonic() + timeout_s
-        while wrong := self._wrong(agent, exact):
+        while wrong := self._wrong(agent, exact, least):
             assert time.monotonic() < deadline_s, wrong
             time.sleep(0.05)
         return [e for e in assert_books_are_right(self.gateway) if _is_of(e, agent)]
 
-    def _wrong(self, agent: str, exact: bool) -> str | None:
+    def _wrong(self, agent: str, exact: bool, least: float) -> str | None:
         if self.store.command("ZCARD", "sg:{main}:leases"):
             return "holds are open"
         billed = bill_by_hold(self.simulator.bill(recent=100_000), agent=agent)
@@ -150,7 +150,7 @@ class Rig:
             was, books = billed.get(hold_id, 0), posted[hold_id]
             if hold_id not in basis:
                 return f"{hold_id} was billed {was} and is not on the books"
-            if books < was or (books > was and (exact or basis[hold_id] == "exact")):
+            if books < was * least or (books > was and (exact or basis[hold_id] == "exact")):
                 return f"{hold_id} was billed {was}, and the books say {books} ({basis[hold_id]})"
         return None
 
