@@ -114,9 +114,9 @@ class Rig:
         finally:
             calls.join()
 
-    def recovers(self, agent: str = "recovery") -> None:
-        """A call that begins within `RECOVERY_S` from now is answered."""
-        deadline_s = time.monotonic() + RECOVERY_S
+    def recovers(self, agent: str = "recovery", within_s: float = RECOVERY_S) -> None:
+        """A call that begins within this time from now is answered."""
+        deadline_s = time.monotonic() + within_s
         while True:
             began_s = time.monotonic()
             if self.call(agent).status == 200:
