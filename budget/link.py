@@ -94,7 +94,9 @@ class Link:
         )
 
     def join(self, epoch: str, sequence: int) -> None:
-        """Work in this epoch from now on."""
+        """Work in this epoch from now on, where so many events have been counted."""
+        if epoch == self.epoch:
+            sequence = max(sequence, self.sequence)
         self.epoch, self.sequence = epoch, sequence
 
     async def call(

@@ -295,12 +295,14 @@ class RedisBudgetStore:
         await self._command("HDEL", self.key("epoch"), "doubt", "horizon")
 
     async def trust(self) -> None:
-        """Raises `StoreLost` if the store's memory is empty or in doubt."""
+        """Raises `StoreLost` if the store's memory is empty, went back, or is in doubt."""
         if self.epoch == REBUILDING:
             return
         found = await self.look()
         if found.epoch is None or found.doubt:
             raise StoreLost(found.doubt or "it has no books")
+        if found.epoch == self.epoch and found.sequence < self.link.sequence:
+            raise StoreLost(f"it went back from event {self.link.sequence} to {found.sequence}")
 
 
 def _lines(text: bytes | None) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class Witness:
             self.store.join(found.epoch, found.sequence)
             self.lost = None
         elif found.epoch == mine:
+            self.store.join(mine, found.sequence)  # what others have counted is known here too
             self.lost = None
             while self.settled and self.settled[0][0] <= found.archived:
                 self.settled.popleft()

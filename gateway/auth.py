@@ -1,7 +1,8 @@
 """Key -> scope chain. Every call needs a key; a caller names scopes by headers, if its key lets it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.clock import Clock
 from core.errors import Forbidden, InvalidInput, Unauthorized
@@ -27,14 +28,16 @@ def key_text(headers: Headers) -> str | None:
 class Authenticator:
     """Knows who calls.
 
-    refresh: reads the keys again; asked when a key is not known, for another worker may just have made it, but
-        rarely, so that guessing keys does not load the store.
+    refresh: reads the keys again; asked when a key is not known, for another worker may just have made it. All who
+        ask meanwhile share the next reading, and it is not read more often, so that guessing keys does not load the
+        store.
     """
 
     keys: KeyRing
     clock: Clock
     refresh: Callable[[], Awaitable[None]]
-    _refreshed_s: float = 0.0
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _refreshed_s: float = float("-inf")
 
     async def authenticate(self, headers: Headers) -> ApiKey:
         """The agent key of a request.
@@ -47,11 +50,14 @@ class Authenticator:
         try:
             return self.keys.authenticate(text, KeyRole.AGENT)
         except Unauthorized:
-            now_s = self.clock.monotonic_s()
-            if text is None or now_s - self._refreshed_s < _REFRESH_EVERY_S:
+            if text is None:
                 raise
-            self._refreshed_s = now_s
-        await self.refresh()
+        came_s = self.clock.monotonic_s()
+        async with self._asking:
+            if self._refreshed_s < came_s:
+                await asyncio.sleep(max(0.0, self._refreshed_s + _REFRESH_EVERY_S - self.clock.monotonic_s()))
+                self._refreshed_s = self.clock.monotonic_s()
+                await self.refresh()
         return self.keys.authenticate(text, KeyRole.AGENT)
 
 

@@ -174,7 +174,7 @@ class ChatFlow:
         return attempt
 
     async def _while_wanted(self, call: Call, attempt: Attempt, sending: Coroutine[Any, Any, T]) -> T:
-        """What the upstream gives, unless the client leaves first and the endpoint does not drain.
+        """What the upstream gives, unless the client leaves first and it is not read on for nobody.
 
         Raises:
             ClientGone: the upstream is closed. UpstreamError: as it comes.
@@ -185,7 +185,7 @@ class ChatFlow:
         watched: set[asyncio.Future[Any]] = {task, call.leaving}
         try:
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            if attempt.on_abort is OnAbort.DRAIN and not task.done():
+            if _is_read_on(call, attempt) and not task.done():
                 await asyncio.wait({task}, timeout=self.drain.time_s)
         finally:
             task.cancel()
@@ -357,6 +357,13 @@ class ChatFlow:
 def attempt_id(request_id: str, number: int) -> str:
     """The hold of a request's attempt, from 0; known from the request alone, so that a webhook can find the last."""
     return derived_id("hld", request_id, str(number)) if number else "hld_" + request_id.partition("_")[2]
+
+
+def _is_read_on(call: Call, attempt: Attempt) -> bool:
+    """Whether the answer is waited for after its client has left. One that is not streamed shows nothing before its
+    end, so there is nothing to estimate from, and providers make it to its end anyway.
+    """
+    return attempt.on_abort is OnAbort.DRAIN or (attempt.on_abort is OnAbort.ESTIMATE and not call.stream)
 
 
 def _outgoing_body(call: Call, admission: Admission, disabled: set[str]) -> tuple[dict[str, Any], list[str]]:

@@ -30,17 +30,6 @@ POOL = 64
 SUPERVISOR = 8
 #: Those that an idle worker has open besides: its socket, journal, logs, pipes and what its event loop needs.
 OWN_FILES = 20
-#: The kernel decides which worker gets how many of them: each has room for all.
-ROUTES = f"""
-endpoints:
-  one: {{kind: databricks, base_url: "${{DATABRICKS_BASE_URL}}", api_key: x, max_connections: {2 * CROWD}}}
-models:
-  - {{name: {DBRX}, endpoint: one, role: primary}}
-"""
-#: Until the last of a thousand upstream connections is closed; one alone is closed within a second.
-LET_GO_S = 10.0
-#: A worker's pools keep a few connections for the next call.
-POOLED = 8
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +100,10 @@ def test_a_thousand_leave_at_once(rig: Rig, stream: bool) -> None:
     eventually(lambda: rig.simulator.in_flight() == 0, "the upstream is let go")
     assert time.monotonic() - left_s < LET_GO_S
     rig.simulator.change_model(DBRX, chunk_delay_ms=0, output_tokens=None)
-    # What a caller who left has got is known by its bytes alone, and its tokens by estimate.
-    events = rig.settled(agent, exact=not stream, least=0.5)
+    # What a caller who left has got of a stream is known by its bytes alone; its tokens are an estimate that leans up.
+    events = rig.settled(agent, exact=not stream, least=1)
     assert len(events) == CROWD
-    assert {(e["type"], e["outcome"]) for e in events} == {("settle", "aborted" if stream else "answered")}
+    assert {(e["type"], e["outcome"]) for e in events} == {("settle", "aborted")}
     assert open_holds(rig) == 0
     eventually(lambda: rig.to_upstream.open_links() == 0, "connections to the upstream stay")
     eventually(lambda: rig.to_store.open_links() <= 2 * POOL + SUPERVISOR, "connections to the store stay")

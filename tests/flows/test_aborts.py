@@ -123,19 +123,22 @@ def test_estimated_a_stream_is_charged_by_what_was_seen(gateway: RunningGateway,
     assert billed(simulator, "seen") <= int(event["cost_nano"]) < int(event["held_nano"]) // 2
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_estimated_a_call_without_an_answer_is_charged(
-    gateway: RunningGateway, simulator: Simulated, stream: bool
-) -> None:
-    agent = f"unseen-{stream}"
+def test_estimated_a_stream_of_which_nothing_came_is_charged(gateway: RunningGateway, simulator: Simulated) -> None:
     simulator.set_fault(CLOSES, fault="hang", billed=True, times=1)
-    leave_before_the_answer(gateway, simulator, CLOSES, agent, stream=stream)
+    leave_before_the_answer(gateway, simulator, CLOSES, "unseen", stream=True)
     assert until(lambda: simulator.in_flight() == 0, "the upstream is closed") < 1
-    event = ended(gateway, agent)
+    event = ended(gateway, "unseen")
     assert (event["type"], event["basis"], event["outcome"]) == ("settle", "estimated", "aborted")
-    cost, held = int(event["cost_nano"]), int(event["held_nano"])
-    assert 0 < billed(simulator, agent) <= cost
-    assert cost == held, "it was sent, and nobody knows what became of it"
+    assert 0 < billed(simulator, "unseen") <= int(event["cost_nano"])
+    assert event["cost_nano"] == event["held_nano"], "it was sent, and nobody knows what became of it"
+
+
+def test_estimated_an_answer_that_is_not_streamed_is_read_on(gateway: RunningGateway, simulator: Simulated) -> None:
+    simulator.set_fault(CLOSES, fault="slow", delay_ms=600, times=1)
+    leave_before_the_answer(gateway, simulator, CLOSES, "unheard")
+    event = ended(gateway, "unheard")
+    assert (event["basis"], event["outcome"], event["on_abort"]) == ("exact", "aborted", "estimate")
+    assert int(event["cost_nano"]) == billed(simulator, "unheard")
 
 
 @pytest.mark.parametrize("stream", [False, True])

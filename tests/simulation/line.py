@@ -118,7 +118,7 @@ class Line:
         return answer
 
     def join(self, epoch: str, sequence: int) -> None:
-        raise NotImplementedError  # this store never loses its memory
+        """This store never loses its memory."""
 
     async def restore(self, hold: OpenHold, lease_ms: int) -> HoldStatus:
         raise NotImplementedError
