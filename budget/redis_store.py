@@ -298,11 +298,12 @@ class RedisBudgetStore:
         """Raises `StoreLost` if the store's memory is empty, went back, or is in doubt."""
         if self.epoch == REBUILDING:
             return
+        seen = self.link.sequence  # before asking: others count on meanwhile
         found = await self.look()
         if found.epoch is None or found.doubt:
             raise StoreLost(found.doubt or "it has no books")
-        if found.epoch == self.epoch and found.sequence < self.link.sequence:
-            raise StoreLost(f"it went back from event {self.link.sequence} to {found.sequence}")
+        if found.epoch == self.epoch and found.sequence < seen:
+            raise StoreLost(f"it went back from event {seen} to {found.sequence}")
 
 
 def _lines(text: bytes | None) -> tuple[str, ...]:

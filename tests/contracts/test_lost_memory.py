@@ -1,5 +1,6 @@
 """A store that lost memory is noticed, refused and rebuilt to the same numbers, on every kind of server."""
 
+import asyncio
 from pathlib import Path
 from random import Random
 
@@ -268,3 +269,17 @@ async def test_only_a_store_in_doubt_can_be_rebuilt(server_store: RedisBudgetSto
     own = another(server_store)
     own.join(REBUILDING, 0)
     await assert_nothing_is_written(own)
+
+
+async def test_what_is_counted_while_the_store_is_asked_is_no_loss(server_store: RedisBudgetStore):
+    """A find of nothing looks at the store's memory; what others write at the same time must not look like a loss."""
+    await held(server_store, "h0", 1, ACCOUNT)
+
+    async def write(number: int) -> None:
+        await held(server_store, f"w{number}", 1, ACCOUNT)
+
+    async def look(number: int) -> None:
+        assert await server_store.find(f"nothing-{number}") is None
+
+    for _ in range(5):
+        await asyncio.gather(*(call(n) for n in range(40) for call in (write, look)))

@@ -46,7 +46,8 @@ def test_order_and_number_of_deliveries_do_not_matter(gateway: RunningGateway, s
     deliveries = [p for p in payloads for _ in range(chance.randint(1, 3))]
     chance.shuffle(deliveries)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        assert {a.status for a in pool.map(lambda p: post(gateway, p), deliveries)} == {204}
+        answers = list(pool.map(lambda p: post(gateway, p), deliveries))
+    assert [a.body for a in answers if a.status != 204] == []
     assert spent_nano(gateway, agent) == (1 + 2 + 3 + 4 + 5) * 10_000_000 + 10 * 1_000_000
     assert_books_are_right(gateway)
 
