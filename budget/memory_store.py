@@ -74,8 +74,8 @@ class MemoryBudgetStore:
         """Hold the ceiling of the first candidate that fits on all its accounts, or on none."""
         check_request(request)
         known = self.holds.get(request.hold_id)
-        if known and known.status is not HoldStatus.HELD:
-            raise Conflict(f"the hold {request.hold_id} has ended already ({known.status.value})")
+        if known and (known.status is not HoldStatus.HELD or known.owner != request.owner):
+            raise Conflict(f"the hold {request.hold_id} is another call's, or has ended ({known.status.value})")
         if known:
             balances = self._read(request.accounts)
             return Hold(request.hold_id, known.candidate, known.tokens, known.amount_nano, balances)

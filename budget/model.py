@@ -165,6 +165,7 @@ class Candidate:
 class ReserveRequest:
     """Everything the store needs to decide, in one message.
 
+    owner: names the worker and the call; asked again under the same id, only that call gets the hold again.
     now_ms: the worker's clock; refused when it is more than the allowed skew off the store's.
     version: of the snapshot that `accounts` was computed from; refused when it is not the store's.
     detail: JSON kept with the hold, so that an expiry can tell what the call was.

@@ -340,7 +340,7 @@ def _read_reserve(request: ReserveRequest, reply: list[bytes]) -> Hold | Refusal
         off_s = (int(reply[1]) - request.now_ms) / 1000
         raise StoreUnavailable(f"this worker's clock is {off_s:.1f} s off the store's; at most 5 s are allowed")
     if head == b"resolved":
-        raise Conflict(f"the hold {request.hold_id} has ended already ({reply[1].decode()})")
+        raise Conflict(f"the hold {request.hold_id} is another call's, or has ended ({reply[1].decode()})")
     numbers = [int(n) for n in reply[5:]]
     balances = tuple(
         Balance(spent, held, BudgetState(state))

@@ -90,7 +90,8 @@ class BudgetService:
     owner: names this worker in its holds.
     lease_ms: how long a hold outlives its worker; renewed at a third of it.
     journal: where settlements wait for a store that is away; None keeps them in memory only.
-    overages: settlements of this worker that cost more than their hold.
+    overages, overage_nano: settlements of this worker that cost more than their hold, and by how much.
+    expired: holds that this worker found with their lease over.
     sending: ends of holds that are on their way to the store, by hold.
     """
 
@@ -104,8 +105,11 @@ class BudgetService:
     journal: Journal | None = None
     waiting: list[Resolution] = field(default_factory=list)
     overages: int = 0
+    overage_nano: int = 0
+    expired: int = 0
     sending: dict[str, Resolution] = field(default_factory=dict)
     witness: Witness = field(init=False)
+    _reserves: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.witness = Witness(self.store, self.lease_ms)
@@ -127,12 +131,14 @@ class BudgetService:
             StoreUnavailable: nothing is held; the call must not be made.
         """
         self.witness.check()
+        self._reserves += 1
+        owner = f"{self.owner}:{self._reserves}"  # a hold is one call's: another call with its id must not use it
         for _ in range(_STALE_TRIES):
             now_ms = self.clock.now_ms()
             plan = make_plan(now_ms)
             request = ReserveRequest(
                 hold_id=hold_id,
-                owner=self.owner,
+                owner=owner,
                 now_ms=now_ms,
                 version=self.book.version,
                 lease_ms=self.lease_ms,
@@ -143,17 +149,17 @@ class BudgetService:
             verdict = await self._ask(request)
             if isinstance(verdict, Hold):
                 admission = Admission(verdict, plan)
-                self._opened(admission, hold_id, verdict.amount_nano, detail)
+                self._opened(admission, hold_id, verdict.amount_nano, detail, owner)
                 return admission
             if isinstance(verdict, Refusal):
                 return Refused(verdict, plan)
             await self.refresh()
         raise StoreUnavailable("the budgets change faster than they can be read")
 
-    def _opened(self, admission: Admission, hold_id: str, amount_nano: int, detail: bytes) -> None:
+    def _opened(self, admission: Admission, hold_id: str, amount_nano: int, detail: bytes, owner: str) -> None:
         hold = admission.hold
         self.open_holds[hold_id] = OpenHold(
-            hold_id, amount_nano, admission.account_ids, hold.candidate, hold.tokens, self.owner, detail
+            hold_id, amount_nano, admission.account_ids, hold.candidate, hold.tokens, owner, detail
         )
 
     async def _ask(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
@@ -238,7 +244,7 @@ class BudgetService:
             raise
         self.witness.saw(plain, settlement)
         if settlement.applied and settlement.before.value == "held":
-            self._opened(admission, following.id, following.amount_nano, following.detail)
+            self._opened(admission, following.id, following.amount_nano, following.detail, self.owner)
             return True
         return False
 
@@ -300,6 +306,7 @@ class BudgetService:
         if cost_nano <= held_nano:
             return
         self.overages += 1
+        self.overage_nano += cost_nano - held_nano
         log.error(
             "overage: hold %s cost %d and held %d: %d nano-dollars more than it held, posted in full to %s",
             admission.hold.id,
@@ -362,6 +369,7 @@ class BudgetService:
             self.witness.saw(resolution, settlement)
             if settlement.applied:
                 expired += 1
+                self.expired += 1
                 log.warning("hold %s expired and is charged in full, unconfirmed", due.id)
         return expired
 

@@ -1,5 +1,6 @@
 """The HTTP surface of the gateway: hot routes on plain ASGI, the rest on FastAPI, one port."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from gateway.openapi import describe_hot_routes
 from gateway.surfaces import OpenAISurface
 from gateway.webhook import HeliconeWebhook
 from routing.model import Routes
+from telemetry import metrics
 
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -80,6 +82,11 @@ def create_router(
         """Whether calls are admitted: the store answers; and the circuit of every model that has failed."""
         ready, report = await readiness()
         return JSONResponse(report, 200 if ready else 503)
+
+    @router.get("/metrics", tags=["health"])
+    async def numbers() -> Response:
+        """Numbers of all workers together, for Prometheus."""
+        return Response(await asyncio.to_thread(metrics.render), media_type=metrics.CONTENT_TYPE)
 
     return router
 

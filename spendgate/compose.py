@@ -39,10 +39,13 @@ from spendgate.catalog import load_catalog, smallest_call_nano
 from spendgate.settings import Role, Settings
 from spendgate.snapshot import Snapshot
 from spendgate.tasks import stop_all
+from telemetry import metrics
 
 log = logging.getLogger("spendgate")
 
 _LAST_SETTLEMENTS_S = 3.0
+_PUBLISH_EVERY_S = 1.0
+_COUNTERS = (metrics.overages, metrics.overage_nanodollars, metrics.expired_holds)
 
 
 @dataclass(slots=True)
@@ -98,7 +101,8 @@ class Worker:
         with contextlib.suppress(StoreUnavailable):
             await self.budgets.witness.look()
             await self.snapshot.refresh()
-        tasks = [asyncio.create_task(self.snapshot.watch()), asyncio.create_task(self.budgets.run())]
+        jobs = (self.snapshot.watch(), self.budgets.run(), publish(self.budgets))
+        tasks = [asyncio.create_task(job) for job in jobs]
         for task in tasks:
             task.add_done_callback(_stop_if_failed)
         try:
@@ -119,6 +123,20 @@ class Worker:
         if self.calls_ended is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.calls_ended(), _LAST_SETTLEMENTS_S)
+
+
+async def publish(budgets: BudgetService) -> None:
+    """Keep this worker's numbers in the metrics up to date, until cancelled."""
+    told = (0, 0, 0)
+    while True:
+        metrics.open_holds.set(len(budgets.open_holds))
+        metrics.waiting_settlements.set(len(budgets.waiting))
+        metrics.store_lost.set(1 if budgets.witness.lost else 0)
+        now = (budgets.overages, budgets.overage_nano, budgets.expired)
+        for counter, new, old in zip(_COUNTERS, now, told, strict=True):
+            counter.inc(new - old)
+        told = now
+        await asyncio.sleep(_PUBLISH_EVERY_S)
 
 
 def _stop_if_failed(task: "asyncio.Task[None]") -> None:

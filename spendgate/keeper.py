@@ -22,6 +22,7 @@ from core.clock import Clock
 from core.errors import ConfigError, StoreLost, StoreUnavailable
 from core.ids import Ids
 from spendgate.settings import Role, Settings
+from telemetry import metrics
 
 log = logging.getLogger("spendgate")
 
@@ -117,6 +118,7 @@ class Keeper:
         rows = await self.store.events(f"({archive.last.id}" if archive.last else "-", _PAGE)
         if rows:
             await asyncio.to_thread(archive.append, rows)
+        metrics.archive_lag.set(max(0, found.sequence - archive.sequence))
         if rows or found.archived != archive.sequence:
             await self.store.archived(archive.sequence)
         return len(rows) == _PAGE
@@ -154,5 +156,6 @@ class Keeper:
                 store, archive, settings.keep_holds_s * 1000, round(settings.lease_s * 1000), self.clock.now_ms
             )
             await rebuild.run(why, self.ids.new("ep"))
+            metrics.rebuilds.inc()
         finally:
             await store.close()

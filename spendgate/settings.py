@@ -126,6 +126,10 @@ class Settings(BaseSettings):
         int, _env("SPENDGATE_KEEP_HOLDS_S", "seconds that an ended hold is remembered", ge=3600)
     ] = 86_400
 
+    verify_every_s: Annotated[
+        float, _env("SPENDGATE_VERIFY_EVERY_S", "seconds between two verifications of the books; 0: never", ge=0)
+    ] = 60.0
+
     helicone_webhook_secret: Annotated[
         str | None, _env("HELICONE_WEBHOOK_SECRET", "checks the signature of webhooks")
     ] = None

@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -32,7 +33,6 @@ from core.ids import RandomIds
 from spendgate.banner import banner
 from spendgate.bootstrap import Prepared, prepare
 from spendgate.catalog import SIMULATED
-from spendgate.keeper import Keeper
 from spendgate.settings import Role, Settings
 from spendgate.sources import EdgeConfigPoller
 from spendgate.tasks import stop_all
@@ -88,11 +88,17 @@ class Supervisor:
 
     async def _keep_books(self, environment: dict[str, str], parent_fd: int, redis_url: str) -> None:
         """Serve, with a copy of the store's events kept from before the first worker until after the last."""
+        from spendgate.auditor import Auditor  # both load `telemetry.metrics`: not before its folder is named
+        from spendgate.keeper import Keeper
+
         keeper = Keeper.open(self.settings, redis_url, self.clock, RandomIds(self.clock))
         following: list[asyncio.Task[None]] = []
         try:
             prepared = await prepare(self.settings, redis_url, self.clock, keeper.begin)
             following.append(asyncio.create_task(keeper.run()))
+            if self.settings.verify_every_s and self.settings.role is not Role.GATEWAY:
+                auditor = Auditor(keeper.store, self.clock, self.settings.verify_every_s)
+                following.append(asyncio.create_task(auditor.run()))
             await self._serve(environment, parent_fd, prepared)
         finally:
             await stop_all(following)
@@ -196,6 +202,7 @@ class Supervisor:
                 self.failure = "a worker could not start; its message is above"
                 self.stopping.set()
                 return
+            _forget_numbers(process.pid)
             deaths = 0 if self.clock.monotonic_s() - started_s > 60 else deaths + 1
             log.error("a worker died (exit code %s) and is started again", process.returncode)
             pause_s = _RESTART_PAUSES_S[min(deaths, len(_RESTART_PAUSES_S) - 1)]
@@ -239,11 +246,19 @@ class Supervisor:
 
 def serve(settings: Settings) -> int:
     """Run a supervisor; the exit code. A start that fails says why on stderr."""
-    try:
-        return asyncio.run(Supervisor(settings).run())
-    except SpendgateError as error:
-        print(f"spendgate: {error.message}", file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory(prefix="spendgate-metrics-", ignore_cleanup_errors=True) as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # before any process of ours loads `telemetry.metrics`
+        try:
+            return asyncio.run(Supervisor(settings).run())
+        except SpendgateError as error:
+            print(f"spendgate: {error.message}", file=sys.stderr)
+            return 1
+
+
+def _forget_numbers(pid: int) -> None:
+    from telemetry.metrics import forget_process  # not before its folder is named
+
+    forget_process(pid)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -21,8 +21,8 @@ local lost = doubt()
 if lost then return lost end
 if store_ms < opens_ms then return {'lost', 'it was rebuilt and opens in ' .. text(opens_ms - store_ms) .. ' ms'} end
 
-local status = redis.call('HMGET', KEYS[6], 'status', 'candidate', 'tokens', 'amount')
-if status[1] and status[1] ~= 'held' then return {'resolved', status[1]} end
+local status = redis.call('HMGET', KEYS[6], 'status', 'candidate', 'tokens', 'amount', 'owner')
+if status[1] and (status[1] ~= 'held' or status[5] ~= ARGV[7]) then return {'resolved', status[1]} end
 if not status[1] then
   if math.abs(store_ms - tonumber(ARGV[3])) > tonumber(ARGV[8]) then return {'skew', text(store_ms)} end
   local version = redis.call('GET', KEYS[3]) or '0'

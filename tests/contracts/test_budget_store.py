@@ -1,6 +1,7 @@
 """What every store of the live state does when it is asked for money."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -334,3 +335,13 @@ async def test_spend_from_outside_counts_against_the_budget(store: Store) -> Non
     assert [(e["from"], e["to"], e["cause"]) for e in await events(store, "state")] == [("0", "1", "wh_1")]
     assert await store.current_accounts(wall_ms()) == [account.id]
     assert (await refused(store, "h1", 16, account)).code is RefusalCode.EXCEEDED
+
+
+async def test_a_hold_is_one_calls(store: Store) -> None:
+    """Asked again by its own call, it is the same hold; another call under its id must not send anything on it."""
+    account = terms(limit=1000)
+    mine = ask("h1", [account], fixed(30))
+    assert await store.reserve(mine) == await store.reserve(mine)
+    with pytest.raises(Conflict, match="another call's"):
+        await store.reserve(replace(mine, owner="another"))
+    assert await spent_and_held(store, account) == (0, 30)
