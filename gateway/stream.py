@@ -26,7 +26,7 @@ from gateway.sizes import BEYOND, choices_of, message_bytes
 from gateway.surfaces import agent_summary
 from routing.errors import FailureKind, UpstreamError
 from routing.model import OnAbort
-from telemetry.usage import EstimatedUsage, ExactUsage, Usage, estimate_tokens, read_usage
+from telemetry.usage import EstimatedUsage, ExactUsage, Usage, read_usage
 
 log = logging.getLogger("spendgate.gateway")
 
@@ -258,9 +258,8 @@ def _usage(flow: ChatFlow, opened: OpenedStream, meter: Meter, *, complete: bool
         return flow.usage_of(opened.call, opened.attempt, meter.reported, meter.received_bytes)
     seen_s = 0.0 if meter.began_s is None else flow.clock.monotonic_s() - meter.began_s
     estimated = flow.usage_of(opened.call, opened.attempt, None, meter.received_bytes, cut_after_s=seen_s)
-    if meter.received_bytes > _bounds(flow, opened).text:  # no token has so many bytes: it was not the granted ones
-        came = estimate_tokens(meter.received_bytes)
-        return EstimatedUsage(replace(estimated.tokens, output=came), BEYOND)
+    if meter.received_bytes > _bounds(flow, opened).text:  # as many tokens as it can be: none has less than a byte
+        return EstimatedUsage(replace(estimated.tokens, output=meter.received_bytes), BEYOND)
     reported = read_usage(meter.reported)
     if isinstance(reported, ExactUsage) and reported.tokens.all_output >= estimated.tokens.all_output:
         return reported
