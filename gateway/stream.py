@@ -105,12 +105,15 @@ class Meter:
     """Reads usage off a stream; counts what was generated in case none comes. The last usage wins.
 
     began_s: when the first chunk came, by the monotonic clock.
+    finished: whether the model has said its last; usage from then on is that of the whole answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int = 1) -> None:
+        self._unfinished = choices
         self.began_s: float | None = None
         self.reported: object = None
         self.received_bytes = 0
+        self.finished = False
 
     def read(self, payload: bytes) -> dict[str, Any] | None:
         """Take note of a chunk; its JSON, or None if it is none, or of another shape."""
@@ -125,10 +128,18 @@ class Meter:
             return None
         if chunk.get("usage"):
             self.reported = chunk["usage"]
+            self.finished |= not choices  # OpenAI's last chunk, after those with a finish_reason
         for choice in choices:
             self.received_bytes += message_bytes(choice.get("delta"))
+            self._unfinished -= bool(choice.get("finish_reason"))
+        self.finished |= self._unfinished <= 0
         read: dict[str, Any] = chunk
         return read
+
+    def whole_usage(self) -> ExactUsage | None:
+        """Usage of the whole answer, if it has come."""
+        usage = read_usage(self.reported) if self.finished else None
+        return usage if isinstance(usage, ExactUsage) else None
 
 
 class _EnoughRead(Exception):
@@ -137,7 +148,7 @@ class _EnoughRead(Exception):
 
 async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, headers: Headers, send: Send) -> None:
     """Carry an open stream to the client, from the head of the response to its end, then settle."""
-    meter = Meter()
+    meter = Meter(opened.call.body.get("n") or 1)
     pumping = asyncio.ensure_future(_forward(flow, opened, shape, meter, headers, send))
     leaving = opened.call.leaving
     outcome = "answered"
@@ -256,6 +267,9 @@ def _usage(flow: ChatFlow, opened: OpenedStream, meter: Meter, *, complete: bool
     """Usage that came with the end counts; usage on a chunk of a stream that then broke off says too little."""
     if complete:
         return flow.usage_of(opened.call, opened.attempt, meter.reported, meter.received_bytes)
+    whole = meter.whole_usage()
+    if whole:
+        return whole
     seen_s = 0.0 if meter.began_s is None else flow.clock.monotonic_s() - meter.began_s
     estimated = flow.usage_of(opened.call, opened.attempt, None, meter.received_bytes, cut_after_s=seen_s)
     if meter.received_bytes > _bounds(flow, opened).text:  # as many tokens as it can be: none has less than a byte
