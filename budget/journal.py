@@ -101,6 +101,7 @@ def _encode(r: Resolution) -> bytes:
         "cost_nano": str(r.cost_nano),
         "basis": r.basis.value,
         "detail": r.detail.decode(),
+        "only_owner": r.only_owner,
     }
     return seal(json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode())
 
@@ -121,6 +122,7 @@ def _read(path: Path) -> list[Resolution]:
                 int(entry["cost_nano"]),
                 Basis(entry["basis"]),
                 entry["detail"].encode(),
+                only_owner=entry.get("only_owner", ""),
             )
         )
     return found

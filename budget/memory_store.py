@@ -162,6 +162,8 @@ class MemoryBudgetStore:
         if not set(hold.account_ids) <= set(resolution.account_ids):
             raise InvalidInput("accountIds", "must name every account of the hold")
         after = self._after(hold, resolution.mode)
+        if before is HoldStatus.HELD and resolution.only_owner not in ("", hold.owner):
+            after = None
         if after is None:
             return Settlement(before, False, 0, 0, self._pairs(resolution.account_ids), self.sequence)
         cost_nano = _cost(hold, resolution)

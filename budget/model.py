@@ -285,6 +285,7 @@ class Resolution:
     account_ids: the accounts of the hold, as it was reserved (or, for POST, to be charged).
     detail: JSON of the cost record, kept in the event.
     terms: the accounts with their limits, in the order of `account_ids`, where the store may not know them (POST).
+    only_owner: an open hold of another owner is left alone; "": whoever owns it.
     """
 
     hold_id: str
@@ -297,6 +298,7 @@ class Resolution:
     lease_ms: int = 0
     owner: str = ""
     terms: tuple[AccountTerms, ...] = ()
+    only_owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class RedisBudgetStore:
         args: list[str | bytes] = [r.hold_id, r.mode.value, str(r.cost_nano), r.basis.value, r.detail]
         args += [str(self._keep_ms), "\n".join(r.account_ids)]
         args += [following.id, str(following.amount_nano), following.detail] if following else ["", "0", "{}"]
-        args += [str(r.lease_ms), r.owner, "" if replayed_ms is None else str(replayed_ms)]
+        args += [str(r.lease_ms), r.owner, "" if replayed_ms is None else str(replayed_ms), r.only_owner]
         for terms in r.terms:
             args += [f"{terms.limit_nano} {terms.soft_nano} {terms.stop_at_nano}", *_period_args(terms)]
         return args

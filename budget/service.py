@@ -183,7 +183,7 @@ class BudgetService:
     def _bar(self, request: ReserveRequest) -> None:
         """Nobody will use this hold: void it, or bar it if it is still on its way."""
         ids = tuple(a.id for a in request.accounts)
-        self._wait(Resolution(request.hold_id, ResolveMode.VOID, ids))
+        self._wait(Resolution(request.hold_id, ResolveMode.VOID, ids, only_owner=request.owner))
 
     @contextlib.contextmanager
     def ended(self, admission: Admission) -> Iterator[None]:

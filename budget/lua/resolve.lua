@@ -13,7 +13,8 @@
 -- ARGV  1 epoch  2 sequence  3 hold_id  4 mode  5 cost  6 basis  7 detail  8 keep_ms  9 account ids, by newline
 --       10 next hold's id ("" none)  11 its amount  12 its detail  13 lease_ms  14 owner
 --       15 when it happened, epoch ms, where an old event is replayed ("": now)
---       16.. per account, or none at all: terms ("limit soft stop_at")  period_end_ms ("" none)  keep_until_ms
+--       16 the only owner whose hold it may touch ("" anybody's)
+--       17.. per account, or none at all: terms ("limit soft stop_at")  period_end_ms ("" none)  keep_until_ms
 -- Reply {status before, sequence, applied, delta, overage, spent, held, ...} | {'refused', field, rule}
 --       | those of epoch.lua
 -- include epoch.lua
@@ -24,7 +25,7 @@ local store_ms = clock_ms()
 local replayed = ARGV[15] ~= ''
 local at_ms = replayed and ARGV[15] or text(store_ms)
 
-local row = redis.call('HMGET', KEYS[4], 'status', 'amount', 'cost', 'detail', 'trued', 'candidate', 'tokens', 'accounts')
+local row = redis.call('HMGET', KEYS[4], 'status', 'amount', 'cost', 'detail', 'trued', 'candidate', 'tokens', 'accounts', 'owner')
 local status, mode = row[1] or 'none', ARGV[4]
 local amount, posted = row[2] or '0', row[3] or '0'
 local cost, basis, detail = ARGV[5], ARGV[6], ARGV[7]
@@ -57,6 +58,8 @@ elseif mode == 'true_up' then
     after, trued = status, '1'
   end
 end
+
+if status == 'held' and ARGV[16] ~= '' and ARGV[16] ~= row[9] then after = nil end
 
 local balances = function(head)
   for i = 7, #KEYS do
@@ -94,7 +97,7 @@ end
 
 local spent_after = {}
 for _, id in ipairs(on) do
-  local key, at = KEYS[at_key[id]], 16 + 3 * (at_key[id] - 7)
+  local key, at = KEYS[at_key[id]], 17 + 3 * (at_key[id] - 7)
   if ARGV[at] then
     local terms_were = redis.call('HGET', key, 'terms')
     redis.call('HSETNX', key, 'spent', '0')

@@ -87,6 +87,19 @@ async def test_a_reserve_without_an_answer_leaves_no_hold(worker: Worker, faults
         await worker.try_hold("h1", fixed(30))
 
 
+async def test_giving_up_on_an_id_leaves_the_call_alone_that_has_it(worker: Worker) -> None:
+    admission = await worker.hold("h1")
+    with pytest.raises(Conflict, match="another call's"):
+        await worker.try_hold("h1", fixed(30))
+    worker.line.faults = ["request", "request"]
+    with pytest.raises(StoreUnavailable):
+        await worker.try_hold("h1", fixed(30))
+    assert await worker.service.flush() == 0
+    assert await worker.balance() == (0, 30)
+    await worker.settle(admission, 20)
+    assert await worker.balance() == (20, 0)
+
+
 async def test_a_reserve_that_arrives_after_a_refusal_holds_nothing(worker: Worker) -> None:
     other = await worker.hold("h0", 100)
     worker.line.faults = ["late"]

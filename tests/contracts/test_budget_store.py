@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from budget.model import Basis, BudgetState, Hold, Refusal, RefusalCode, ResolveMode, StaleSnapshot
+from budget.model import Basis, BudgetState, Hold, Refusal, RefusalCode, Resolution, ResolveMode, StaleSnapshot
 from core.errors import Conflict, StoreUnavailable
 from core.period import Period
 from tests.budget.builders import (
@@ -345,3 +345,15 @@ async def test_a_hold_is_one_calls(store: Store) -> None:
     with pytest.raises(Conflict, match="another call's"):
         await store.reserve(replace(mine, owner="another"))
     assert await spent_and_held(store, account) == (0, 30)
+
+
+async def test_who_gives_up_on_a_hold_leaves_another_calls_alone(store: Store) -> None:
+    account = terms(limit=1000)
+    await held(store, "h1", 30, account)
+    give_up = Resolution("h1", ResolveMode.VOID, (account.id,), only_owner="another")
+    assert not (await store.resolve(give_up)).applied
+    assert await spent_and_held(store, account) == (0, 30)
+    assert (await store.resolve(replace(give_up, only_owner="worker"))).applied
+    assert await spent_and_held(store, account) == (0, 0)
+    bar = Resolution("h2", ResolveMode.VOID, (account.id,), only_owner="another")
+    assert (await store.resolve(bar)).applied, "what is not there yet is barred"
