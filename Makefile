@@ -11,8 +11,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-head
 
 SEED ?= 1
 N ?= 100000
+MINUTES ?= 10
 
-.PHONY: help run test sim check fmt test-tools lock bench-overspend bench-litellm-env clean
+.PHONY: help run test sim soak check fmt test-tools lock bench-overspend bench-litellm-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +26,9 @@ test: $(VENV)/.dev-stamp test-tools ## all tests (ARGS="..." are passed on to py
 
 sim: $(VENV)/.dev-stamp ## play N=100000 seeds of the simulation from SEED=1; N=1 tells the story of one
 	@$(BIN)/python -m tests.simulation.run --seed $(SEED) --count $(N)
+
+soak: $(VENV)/.dev-stamp ## mixed traffic for MINUTES=10 while something breaks every few seconds
+	@$(BIN)/python -m tests.soak.run --minutes $(MINUTES)
 
 check: $(VENV)/.dev-stamp ## format, lint, types and import contracts; changes nothing
 	@$(BIN)/ruff format --check .

@@ -1,0 +1,168 @@
+"""A gateway under mixed traffic, while something breaks every few seconds; at the end the books must be right.
+
+    make soak MINUTES=10
+
+Two workers, a real store and the simulator, each behind a proxy. Callers call, stream, leave, and come again; a worker
+is killed, the store is frozen, emptied or cut off, the upstream resets. Afterwards everything heals, and: nothing is
+held, `verify` is clean, the books have no less than the upstream's bill, no cap was passed, and the supervisor, which
+lives through all of it, has not grown.
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from core.clock import SystemClock
+from tests.support.bill import bill_nano
+from tests.support.invariants import assert_books_are_right
+from tests.support.rig import Rig, eventually, running_rig
+
+CALLERS = 6
+AGENTS = tuple(f"agent-{n}" for n in range(4))
+LIMIT_USD = 0.05
+BREAK_EVERY_S = 4.0
+HEALED_S = 30.0
+#: What the supervisor may grow by; it reads every event once and keeps none.
+GROWTH_BYTES = 48 * 1024 * 1024
+
+
+@dataclass
+class Soak:
+    """One run. statuses: of all answers; 0: the connection broke. broken: what was done."""
+
+    rig: Rig
+    rng: random.Random
+    until_s: float
+    statuses: Counter[int] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+
+    def caller(self, seed: int) -> None:
+        """Call until the time is over."""
+        rng = random.Random(seed)
+        while time.monotonic() < self.until_s:
+            agent, kind = rng.choice(AGENTS), rng.random()
+            if kind < 0.15:
+                self._leave(agent, rng.random() * 0.1)
+                continue
+            fields = {"stream": kind < 0.4, "maxTokens": rng.choice((5, 50, 300))}
+            timed = self.rig.call(agent, **fields)
+            self.statuses[timed.status] += 1
+            if timed.status != 200:
+                time.sleep(0.05)  # as a client that waits before it comes again
+
+    def _leave(self, agent: str, after_s: float) -> None:
+        gateway = self.rig.gateway
+        body = {"prompt": "Hello", "scopeType": "agent", "scopeKey": agent, "stream": True, "maxTokens": 300}
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=10)
+            headers = {"Authorization": f"Bearer {gateway.agent_key}", "Content-Type": "application/json"}
+            connection.request("POST", "/agent/chat", json.dumps(body), headers)
+            time.sleep(after_s)
+            connection.close()
+
+    def break_something(self) -> None:
+        """One fault, of a second or so, and its end."""
+        rig, kind = self.rig, self.rng.choice(("worker", "freeze", "store", "upstream", "slow", "flush"))
+        self.broken[kind] += 1
+        if kind == "worker":
+            with contextlib.suppress(ProcessLookupError, IndexError):
+                os.kill(self.rng.choice(rig.gateway.worker_pids()), signal.SIGKILL)
+        elif kind == "freeze":
+            rig.store.freeze()
+            time.sleep(1)
+            rig.store.thaw()
+        elif kind == "store":
+            rig.to_store.reset(new=True)
+            time.sleep(0.5)
+            rig.to_store.heal()
+        elif kind == "upstream":
+            rig.to_upstream.reset()
+        elif kind == "slow":
+            rig.to_store.delay(0.2)
+            time.sleep(1)
+            rig.to_store.heal()
+        else:
+            rig.store.command("FLUSHALL")
+
+    def check(self) -> None:
+        """Everything has healed: the promises.
+
+        Raises:
+            AssertionError: one was not kept.
+        """
+        rig = self.rig
+        rig.to_store.heal()
+        rig.to_upstream.heal()
+        eventually(lambda: rig.call("at-the-end").status == 200, "it serves again", HEALED_S)
+        rig.simulator.wait_idle(HEALED_S)
+        eventually(lambda: rig.store.command("ZCARD", "sg:{main}:leases") == 0, "nothing is held", HEALED_S)
+        assert_books_are_right(rig.gateway)
+        for agent in AGENTS:
+            spend, billed = rig.gateway.spend(agent), bill_nano(rig.simulator.bill(recent=10**6), agent=agent)
+            books = round(spend["spent"] * 10**9)
+            print(f"{agent}: billed {billed}, on the books {books} nano-dollars, of {spend['limit']} USD")
+            assert billed <= books, "the books have no less than the bill"
+            assert billed <= LIMIT_USD * 1.2 * 10**9, "the bill is within the cap"
+
+
+def soak(seconds: float, seed: int) -> None:
+    """Run for so long, then check.
+
+    Raises:
+        AssertionError: a promise was not kept.
+    """
+    limits = {"BUDGET_DEFAULT_LIMIT": str(LIMIT_USD), "SPENDGATE_VERIFY_EVERY_S": "2", "SPENDGATE_CALL_TIMEOUT_S": "10"}
+    with running_rig(**limits) as rig:
+        run = Soak(rig, random.Random(seed), time.monotonic() + seconds)
+        callers = [threading.Thread(target=run.caller, args=(seed * 1000 + n,)) for n in range(CALLERS)]
+        for caller in callers:
+            caller.start()
+        began_bytes = 0
+        while time.monotonic() < run.until_s:
+            time.sleep(min(BREAK_EVERY_S, max(0.0, run.until_s - time.monotonic())))
+            run.break_something()
+            began_bytes = began_bytes or _resident_bytes(rig.gateway.process.pid)
+            left_s = max(0.0, run.until_s - time.monotonic())
+            print(f"\r{left_s:5.0f} s left, {sum(run.statuses.values())} calls", end="", flush=True)
+        for caller in callers:
+            caller.join()
+        print(f"\nanswers {dict(run.statuses)}, broken {dict(run.broken)}")
+        run.check()
+        grown = _resident_bytes(rig.gateway.process.pid) - began_bytes
+        print(f"the supervisor grew by {grown / 2**20:.1f} MiB")
+        assert grown < GROWTH_BYTES, "the supervisor does not grow"
+
+
+def _resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def main() -> int:
+    """The command line; 1 if a promise was not kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=SystemClock().now_ms() % 10**6, help="of what happens; not of when")
+    options = parser.parse_args()
+    print(f"seed {options.seed}, {options.minutes:g} minutes")
+    try:
+        soak(options.minutes * 60, options.seed)
+    except AssertionError as error:
+        print(f"BROKEN: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
