@@ -41,6 +41,8 @@ class Auditor:
                 await self.look()
             except StoreUnavailable as error:
                 log.warning("the books can't be verified now: %s", error.message)
+            except Exception:  # whatever it is, calls go on, and it must be seen and tried again
+                log.exception("the verification of the books failed")
             await asyncio.sleep(self.every_s)
 
     async def look(self) -> None:

@@ -94,6 +94,9 @@ class Keeper:
                 if str(error) != failed:
                     log.error("the copy of the store's events stands still: %s", error)
                 more, failed = False, str(error)
+            except Exception:  # whatever it is, calls go on, and it must be seen and tried again
+                log.exception("the copy of the store's events failed")
+                more, failed = False, "a bug"
             await asyncio.sleep(_AFTER_FAILURE_S if failed else 0 if more else _TURN_S)
 
     async def close(self) -> None:
