@@ -12,6 +12,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-head
 SEED ?= 1
 N ?= 100000
 MINUTES ?= 10
+JOBS ?= 2
 
 .PHONY: help run test sim soak check fmt test-tools lock bench-overspend bench-litellm-env clean
 
@@ -21,8 +22,8 @@ help: ## this list
 run: $(VENV)/.run-stamp ## start the gateway (ARGS="..." are passed on to: spendgate serve)
 	@exec $(BIN)/spendgate serve $(ARGS)
 
-test: $(VENV)/.dev-stamp test-tools ## all tests (ARGS="..." are passed on to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev-stamp test-tools ## all tests, JOBS=2 files at once (ARGS="..." are passed on to pytest)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 sim: $(VENV)/.dev-stamp ## play N=100000 seeds of the simulation from SEED=1; N=1 tells the story of one
 	@$(BIN)/python -m tests.simulation.run --seed $(SEED) --count $(N)
