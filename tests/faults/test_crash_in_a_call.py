@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.invariants import Events
-from tests.support.rig import Rig, Saboteur, eventually, running_rig
+from tests.support.rig import Rig, Saboteur, running_rig
+from tests.support.waiting import eventually
 
 DBRX = "databricks-dbrx-instruct"
 WORKERS = 4

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rig import Rig, Saboteur, eventually, running_rig
+from tests.support.rig import Rig, Saboteur, running_rig
+from tests.support.waiting import eventually
 
 WORKERS = 3
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.support.rig import Rig, eventually, running_rig
+from tests.support.rig import Rig, running_rig
+from tests.support.waiting import eventually
 
 DBRX = "databricks-dbrx-instruct"
 CROWD = 1000
@@ -28,8 +29,8 @@ LET_GO_S = 10.0
 POOL = 64
 #: And those of the process that keeps the copy of the events.
 SUPERVISOR = 8
-#: Those that an idle worker has open besides: its socket, journal, logs, pipes and what its event loop needs.
-OWN_FILES = 20
+#: Those that an idle worker has open besides: its socket, journal, logs, pipes, metrics and what its event loop needs.
+OWN_FILES = 28
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 
 from tests.support.restartable import restartable_store
-from tests.support.rig import Rig, cost_nano, eventually, running_rig
+from tests.support.rig import Rig, cost_nano, running_rig
+from tests.support.waiting import eventually
 
 #: The store is rebuilt, and opens two seconds later.
 REBUILT_S = 15.0

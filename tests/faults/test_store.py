@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from budget.script import Script
-from tests.support.rig import REFUSAL_S, Rig, Timed, cost_nano, eventually, running_rig
+from tests.support.rig import REFUSAL_S, Rig, Timed, cost_nano, running_rig
+from tests.support.waiting import eventually
 
 RESERVE = Script("budget", "reserve").sha.encode()
 RESOLVE = Script("budget", "resolve").sha.encode()

@@ -4,8 +4,7 @@ import http.client
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from tests.support.bill import bill_nano
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.invariants import assert_books_are_right
 from tests.support.simulated import Simulated, running_simulator
+from tests.support.waiting import eventually
 
 CLOSES, DRAINS = "databricks-dbrx-instruct", "databricks-mixtral-8x7b-instruct"
 HOLDS = "databricks-meta-llama-3-1-8b-instruct"
@@ -55,14 +55,6 @@ def gateway(routes: Path) -> Iterator[RunningGateway]:
         yield running
 
 
-def until(true: Callable[[], bool], what: str, timeout_s: float = 8) -> float:
-    began_s = time.monotonic()
-    while not true():
-        assert time.monotonic() - began_s < timeout_s, what
-        time.sleep(0.01)
-    return time.monotonic() - began_s
-
-
 def begin(gateway: RunningGateway, model: str, agent: str, **fields: object) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=20)
     body = {"model": model, "messages": [{"role": "user", "content": "Tell me"}], "max_tokens": 300} | fields
@@ -84,13 +76,13 @@ def leave_before_the_answer(
     gateway: RunningGateway, simulator: Simulated, model: str, agent: str, **fields: object
 ) -> None:
     connection = begin(gateway, model, agent, **fields)
-    until(lambda: simulator.in_flight() == 1, "the call reaches the upstream")
+    eventually(lambda: simulator.in_flight() == 1, "the call reaches the upstream")
     connection.close()
 
 
 def ended(gateway: RunningGateway, agent: str) -> dict[str, str]:
     """The event that ended the agent's only call; the books are checked on the way."""
-    until(lambda: gateway.spend(agent)["held"] == 0, "the call has ended")
+    eventually(lambda: gateway.spend(agent)["held"] == 0, "the call has ended")
     (event,) = [e for e in assert_books_are_right(gateway) if f":{agent}" in e.get("accounts", "") and "before" in e]
     return event
 
@@ -117,7 +109,7 @@ def test_drained_an_answer_is_charged_exactly(gateway: RunningGateway, simulator
 
 def test_estimated_a_stream_is_charged_by_what_was_seen(gateway: RunningGateway, simulator: Simulated) -> None:
     leave_in_mid_stream(gateway, CLOSES, "seen")
-    assert until(lambda: simulator.in_flight() == 0, "the upstream is closed") < 1
+    assert eventually(lambda: simulator.in_flight() == 0, "the upstream is closed") < 1
     event = ended(gateway, "seen")
     assert (event["basis"], event["outcome"], event["on_abort"]) == ("estimated", "aborted", "estimate")
     assert billed(simulator, "seen") <= int(event["cost_nano"]) < int(event["held_nano"]) // 2
@@ -126,7 +118,7 @@ def test_estimated_a_stream_is_charged_by_what_was_seen(gateway: RunningGateway,
 def test_estimated_a_stream_of_which_nothing_came_is_charged(gateway: RunningGateway, simulator: Simulated) -> None:
     simulator.set_fault(CLOSES, fault="hang", billed=True, times=1)
     leave_before_the_answer(gateway, simulator, CLOSES, "unseen", stream=True)
-    assert until(lambda: simulator.in_flight() == 0, "the upstream is closed") < 1
+    assert eventually(lambda: simulator.in_flight() == 0, "the upstream is closed") < 1
     event = ended(gateway, "unseen")
     assert (event["type"], event["basis"], event["outcome"]) == ("settle", "estimated", "aborted")
     assert 0 < billed(simulator, "unseen") <= int(event["cost_nano"])
@@ -149,7 +141,7 @@ def test_the_whole_hold_is_charged(gateway: RunningGateway, simulator: Simulated
     else:
         simulator.set_fault(HOLDS, fault="hang", times=1)
         leave_before_the_answer(gateway, simulator, HOLDS, agent)
-    assert until(lambda: simulator.in_flight() == 0, "the upstream is closed") < 1
+    assert eventually(lambda: simulator.in_flight() == 0, "the upstream is closed") < 1
     event = ended(gateway, agent)
     assert (event["basis"], event["outcome"], event["on_abort"]) == ("estimated", "aborted", "charge_hold")
     assert int(event["cost_nano"]) == int(event["held_nano"]) >= billed(simulator, agent)
@@ -173,7 +165,7 @@ def test_a_drain_has_its_limits(routes: Path, simulator: Simulated) -> None:
         for stream in (False, True):
             simulator.set_fault(DRAINS, fault="hang", times=1)
             leave_before_the_answer(gateway, simulator, DRAINS, f"time-{stream}", stream=stream)
-            waited_s = until(lambda: simulator.in_flight() == 0, "the upstream is closed")
+            waited_s = eventually(lambda: simulator.in_flight() == 0, "the upstream is closed")
             assert 0.5 < waited_s < 3
             assert ended(gateway, f"time-{stream}")["basis"] == "estimated"
 
@@ -186,12 +178,12 @@ def test_who_leaves_before_anything_is_sent_pays_nothing(gateway: RunningGateway
     try:
         connection = begin(gateway, CLOSES, "unsent")
         own_port = connection.sock.getsockname()[1]
-        until(lambda: unread_bytes(own_port) == 0, "the request has arrived")
+        eventually(lambda: unread_bytes(own_port) == 0, "the request has arrived")
         connection.close()
-        until(lambda: unread_bytes(own_port) is None, "the worker has noticed that its client is gone")
+        eventually(lambda: unread_bytes(own_port) is None, "the worker has noticed that its client is gone")
     finally:
         os.kill(store, signal.SIGCONT)
-    until(lambda: gateway.request("GET", "/readyz", key=None).json["openHolds"] == 0, "the hold has ended")
+    eventually(lambda: gateway.request("GET", "/readyz", key=None).json["openHolds"] == 0, "the hold has ended")
     event = ended(gateway, "unsent")
     assert (event["type"], event["cost_nano"], event["outcome"]) == ("void", "0", "aborted")
     assert simulator.bill()["calls"] == calls
@@ -210,9 +202,9 @@ def test_who_leaves_is_not_tried_for_again(gateway: RunningGateway, simulator: S
     simulator.set_fault(CLOSES, fault="unavailable", retry_after_s=1)
     attempts = requests(simulator)
     connection = begin(gateway, CLOSES, "no-more")
-    until(lambda: requests(simulator) > attempts, "it was tried once")
+    eventually(lambda: requests(simulator) > attempts, "it was tried once")
     connection.close()
-    until(lambda: gateway.request("GET", "/readyz", key=None).json["openHolds"] == 0, "the call has ended")
+    eventually(lambda: gateway.request("GET", "/readyz", key=None).json["openHolds"] == 0, "the call has ended")
     outcomes = [
         (e["type"], e["outcome"]) for e in assert_books_are_right(gateway) if ":no-more" in e.get("accounts", "")
     ]

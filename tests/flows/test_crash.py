@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.support.bill import bill_nano
 from tests.support.gateway import Answer, RunningGateway, running_gateway, start_gateway
 from tests.support.invariants import assert_books_are_right, events_of
 from tests.support.simulated import Simulated, running_simulator
+from tests.support.waiting import eventually
 
 MODEL = "databricks-dbrx-instruct"
 
@@ -36,13 +36,6 @@ def settings(simulator: Simulated) -> dict[str, str]:
         "SPENDGATE_LEASE_S": "1",
         "SPENDGATE_DRAIN_S": "8",
     }
-
-
-def eventually(true: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.02)
 
 
 def call_that_hangs(gateway: RunningGateway, simulator: Simulated) -> threading.Thread:

@@ -2,8 +2,7 @@
 
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tests.support.gateway import Answer, RunningGateway, running_gateway
 from tests.support.invariants import assert_books_are_right, events_of
 from tests.support.simulated import Simulated, running_simulator
 from tests.support.stores import client_of, running_redis
+from tests.support.waiting import eventually
 
 MODEL = "databricks-dbrx-instruct"
 
@@ -28,13 +28,6 @@ def simulator() -> Iterator[Simulated]:
 def settings(simulator: Simulated, **more: str) -> dict[str, str]:
     own = {"DATABRICKS_BASE_URL": simulator.base_url, "DATABRICKS_API_KEY": "x", "SPENDGATE_WORKERS": "2"}
     return own | more
-
-
-def eventually(true: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.02)
 
 
 def store_of(gateway: RunningGateway) -> redis.Redis:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import redis
 
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.simulated import Simulated, running_simulator
+from tests.support.waiting import eventually
 
 MODEL = "databricks-dbrx-instruct"
 
@@ -36,13 +37,6 @@ def number(gateway: RunningGateway, name: str) -> float:
     assert answer.status == 200 and answer.headers["content-type"].startswith("text/plain")
     (line,) = [text for text in answer.body.decode().splitlines() if text.startswith(f"{name} ")]
     return float(line.split()[1])
-
-
-def eventually(true: Callable[[], bool], what: str, timeout_s: float = 15) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.05)
 
 
 def test_drift_is_noticed_while_calls_go_on(gateway: RunningGateway) -> None:

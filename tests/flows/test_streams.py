@@ -13,6 +13,7 @@ from tests.support.bill import bill_nano
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.invariants import assert_books_are_right
 from tests.support.simulated import Simulated, running_simulator
+from tests.support.waiting import eventually
 
 DBRX = "databricks-dbrx-instruct"
 
@@ -48,21 +49,13 @@ def read_event(response: http.client.HTTPResponse) -> bytes:
     return b""
 
 
-def until(true, what: str, timeout_s: float = 5) -> float:
-    began_s = time.monotonic()
-    while not true():
-        assert time.monotonic() - began_s < timeout_s, what
-        time.sleep(0.01)
-    return time.monotonic() - began_s
-
-
 def test_the_first_event_comes_while_the_rest_is_being_made(gateway: RunningGateway, simulator: Simulated) -> None:
     connection, response = start(gateway, "first", 300)
     assert response.status == 200 and response.getheader("content-type") == "text/event-stream"
     assert b'"content"' in read_event(response)
     assert simulator.in_flight() == 1, "the upstream is still at it"
     connection.close()
-    until(lambda: simulator.in_flight() == 0, "the upstream is closed")
+    eventually(lambda: simulator.in_flight() == 0, "the upstream is closed")
 
 
 def test_a_client_that_leaves_closes_the_upstream_and_pays_for_what_it_got(
@@ -73,8 +66,8 @@ def test_a_client_that_leaves_closes_the_upstream_and_pays_for_what_it_got(
         read_event(response)
     response.close()
     connection.close()
-    assert until(lambda: simulator.in_flight() == 0, "the upstream is closed") < 1.0
-    until(lambda: gateway.spend("leaver")["held"] == 0, "the call is settled")
+    assert eventually(lambda: simulator.in_flight() == 0, "the upstream is closed") < 1.0
+    eventually(lambda: gateway.spend("leaver")["held"] == 0, "the call is settled")
     (settled,) = [e for e in assert_books_are_right(gateway) if ":leaver" in e.get("accounts", "")]
     assert (settled["basis"], settled["outcome"]) == ("estimated", "aborted")
     assert 0 < int(settled["cost_nano"]) < int(settled["held_nano"]) // 2, "neither nothing nor the whole hold"
@@ -92,8 +85,8 @@ def test_two_hundred_leave_together_and_nothing_stays_behind(gateway: RunningGat
 
     with ThreadPoolExecutor(100) as pool:
         assert set(pool.map(come_and_go, range(200))) == {200}
-    until(lambda: simulator.in_flight() == 0, "all upstreams are closed", 10)
-    until(lambda: gateway.spend("flock")["held"] == 0, "all are settled", 10)
+    eventually(lambda: simulator.in_flight() == 0, "all upstreams are closed", 10)
+    eventually(lambda: gateway.spend("flock")["held"] == 0, "all are settled", 10)
     assert gateway.request("GET", "/readyz", key=None).json["openHolds"] == 0
     assert_books_are_right(gateway)
 

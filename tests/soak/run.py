@@ -26,7 +26,8 @@ from urllib.parse import urlsplit
 from core.clock import SystemClock
 from tests.support.bill import bill_nano
 from tests.support.invariants import assert_books_are_right
-from tests.support.rig import Rig, eventually, running_rig
+from tests.support.rig import Rig, running_rig
+from tests.support.waiting import eventually
 
 CALLERS = 6
 AGENTS = tuple(f"agent-{n}" for n in range(4))

@@ -17,6 +17,7 @@ from tests.support.gateway import Answer, RunningGateway, running_gateway
 from tests.support.invariants import Events, assert_books_are_right, events_of
 from tests.support.restartable import RestartableStore, restartable_store
 from tests.support.simulated import Simulated, running_simulator
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 #: From the end of a fault to the start of a call that is answered.
@@ -24,14 +25,6 @@ RECOVERY_S = 2.0
 #: Two tries at the store, each with a connect (1 s) and a command (2 s), and what a busy machine adds.
 REFUSAL_S = 8.0
 _MONEY = ("settle", "void", "expire", "true_up", "post")
-
-
-def eventually(true: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
-    """Return once it is true."""
-    deadline_s = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.02)
 
 
 @dataclass
