@@ -77,7 +77,7 @@ async def test_a_reserve_that_got_lost_once_gives_one_hold(worker: Worker, fault
 
 @pytest.mark.parametrize("faults", [["request", "request"], ["reply", "reply"], ["request", "reply"]])
 async def test_a_reserve_without_an_answer_leaves_no_hold(worker: Worker, faults: list[str]) -> None:
-    worker.line.faults = faults
+    worker.line.faults = list(faults)
     with pytest.raises(StoreUnavailable):
         await worker.try_hold("h1", fixed(30))
     assert set(worker.service.open_holds) == set()
@@ -124,7 +124,7 @@ async def test_a_reserve_that_arrives_before_its_bar_is_released(worker: Worker)
 
 @pytest.mark.parametrize("faults", [["hang"], ["request", "hang"]])
 async def test_a_caller_that_goes_away_while_asking_leaves_no_hold(worker: Worker, faults: list[str]) -> None:
-    worker.line.faults = faults
+    worker.line.faults = list(faults)
     task = asyncio.create_task(worker.try_hold("h1", fixed(30)))
     await until(lambda: "h1" in worker.memory.holds)
     task.cancel()
