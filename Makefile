@@ -14,7 +14,10 @@ N ?= 100000
 MINUTES ?= 10
 JOBS ?= 2
 
-.PHONY: help run test sim soak check fmt test-tools lock bench-overspend bench-litellm-env clean
+# What `make mutants` plays with: dotted names, * for any.
+MODULE ?= *
+
+.PHONY: help run test sim soak check fmt test-tools lock bench-overspend bench-litellm-env mutants clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +58,13 @@ bench-overspend: $(VENV)/.dev-stamp ## how far a crowd gets beyond a cap (ARGS="
 bench-litellm-env: $(VENV)/.dev-stamp ## install LiteLLM's proxy into an environment of its own, to compare with
 	@$(BIN)/python -m bench.overspend --install-litellm
 
+mutants: $(VENV)/.dev-stamp ## break the money code in small ways and see whether a test notices (MODULE="budget.policy*")
+	@test -x $(BIN)/mutmut || $(PIP) install 'mutmut>=3.8,<4'
+	@set -f; $(BIN)/mutmut run --max-children 2 $(MODULE)
+	@$(BIN)/mutmut results
+
 clean: ## remove the environment and all caches; the data in .spendgate stays
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first Python that is new enough; PYTHON=... is tried before all others.
