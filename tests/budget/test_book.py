@@ -69,5 +69,13 @@ def test_a_budget_is_found_by_its_id() -> None:
     book = BudgetBook([MONTH, DAY])
     assert book.get("any-day") is DAY
     assert [b.id for b in book.all()] == ["any-day", "any-month"]
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="there is no budget none"):
         book.get("none")
+
+
+def test_a_book_of_its_own_takes_any_call_for_possible() -> None:
+    """Without a smallest call, an account is stopped only once its hard cap is spent."""
+    book = BudgetBook([BOT_DAY])
+    assert (book.version, book.smallest_call_nano) == (0, 1)
+    [account] = book.accounts([BOT], NOON_MS)
+    assert account.stop_at_nano == account.hard_nano == 6

@@ -31,9 +31,9 @@ def test_a_candidate_has_one_mark_per_account(watched: str) -> None:
     assert broken(fixed(1, watched)) == ("watched", "must have one mark per account")
 
 
-@pytest.mark.parametrize("part", ["base_nano", "out_pico", "tokens", "min_tokens"])
-def test_no_part_of_a_ceiling_is_negative(part: str) -> None:
-    candidate = replace(Candidate("m", 5, 5, 5, 5, "1"), **{part: -1})
+@pytest.mark.parametrize("parts", [(-1, 5, 5, 5), (5, -1, 5, 5), (5, 5, -1, 5), (5, 5, 5, -1)])
+def test_no_part_of_a_ceiling_is_negative(parts: tuple[int, int, int, int]) -> None:
+    candidate = Candidate("m", *parts, "1")
     assert broken(candidate) == ("ceiling", "must not be negative")
 
 

@@ -93,6 +93,27 @@ def test_anything_is_an_amount_in_range_or_refused(value: object) -> None:
     assert 0 <= nano <= MAX_LIMIT_NANO
 
 
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        (None, "must be a number, got NoneType"),
+        ("twelve", "must be a decimal number such as 12.50"),
+        ("NaN", "must be finite"),
+        ("1e19", "is too large"),
+        ("0." + "1" * 29, "must have at most 28 digits"),
+    ],
+)
+def test_what_is_wrong_with_an_amount_is_said(value: object, rule: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_decimal("limitUsd", value)
+    assert (caught.value.field, caught.value.rule) == ("limitUsd", rule)
+
+
+def test_an_amount_has_at_most_28_digits_and_19_before_the_point() -> None:
+    assert parse_decimal("x", "0." + "1" * 28) == Decimal("0." + "1" * 28)
+    assert parse_decimal("x", "9" * 19) == Decimal("9" * 19)
+
+
 @pytest.mark.parametrize("usd", ["-0.000000001", "-1", "9007199.254740992", "1e18"])
 def test_a_limit_is_not_negative_and_below_2_to_the_53(usd: str) -> None:
     with pytest.raises(InvalidInput, match="must be at"):
@@ -114,8 +135,9 @@ def test_prices_are_rounded_up(usd_per_million: Decimal) -> None:
 def test_a_price_sheet() -> None:
     assert parse_price_pico("x", "0.75") == 750_000
     assert parse_price_pico("x", 2.25) == 2_250_000
-    with pytest.raises(InvalidInput):
-        parse_price_pico("x", "-0.01")
+    with pytest.raises(InvalidInput) as caught:
+        parse_price_pico("outputPrice", "-0.01")
+    assert (caught.value.field, caught.value.rule) == ("outputPrice", "must not be negative")
 
 
 @given(st.integers(0, 10**30))
