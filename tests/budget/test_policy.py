@@ -21,7 +21,7 @@ from budget.model import (
 from budget.policy import Choice, account_id, account_terms, decide, parse_account_id
 from core.period import period_at
 from core.scope import Scope
-from tests.budget.builders import fixed, terms
+from tests.budget.builders import fixed, metered, terms
 
 Case = tuple[tuple[AccountTerms, ...], tuple[Balance, ...], tuple[Candidate, ...]]
 
@@ -228,3 +228,19 @@ def test_an_accounts_id_is_read_back(key: str, cadence: str) -> None:
     budget = Budget("my-budget.1", Scope("agent", "*"), 1, cadence=cadence)
     period = period_at(cadence, "UTC", NOON_MS)
     assert parse_account_id(account_id(budget, key, period)) == ("my-budget.1", period.id, key)
+
+
+def test_an_account_that_a_call_fills_exactly_is_not_the_one_that_refuses() -> None:
+    accounts = (terms("exact", limit=10), terms("full", limit=10))
+    exact = Balance(3, 0, BudgetState.ACTIVE)
+    spent, in_flight = Balance(4, 0, BudgetState.ACTIVE), Balance(3, 1, BudgetState.ACTIVE)
+    call = (fixed(7, "11"),)
+    assert decide(accounts, (exact, spent), call) == Refusal(RefusalCode.EXCEEDED, 1, 7, (exact, spent))
+    assert decide(accounts, (exact, in_flight), call) == Refusal(RefusalCode.HELD, 1, 7, (exact, in_flight))
+    assert decide(accounts, (exact, exact), call) == Choice(0, 1, 7)
+
+
+def test_a_stopped_account_names_the_least_that_the_call_needs() -> None:
+    stopped = (Balance(10, 0, BudgetState.STOPPED),)
+    shortest = metered(2, 3, tokens=9, fewest=4)
+    assert decide((terms(limit=10),), stopped, (shortest,)) == Refusal(RefusalCode.STOPPED, 0, 14, stopped)
