@@ -244,3 +244,9 @@ def test_a_stopped_account_names_the_least_that_the_call_needs() -> None:
     stopped = (Balance(10, 0, BudgetState.STOPPED),)
     shortest = metered(2, 3, tokens=9, fewest=4)
     assert decide((terms(limit=10),), stopped, (shortest,)) == Refusal(RefusalCode.STOPPED, 0, 14, stopped)
+
+
+def test_an_answer_may_be_shortened_to_nothing_and_never_beyond_the_room() -> None:
+    idle = (Balance(0, 0, BudgetState.ACTIVE),)
+    assert decide((terms(limit=5),), idle, (metered(5, 1, tokens=3, fewest=0),)) == Choice(0, 0, 5)
+    assert decide((terms(limit=2005),), idle, (metered(5, 1, tokens=9000, fewest=1),)) == Choice(0, 2000, 2005)
