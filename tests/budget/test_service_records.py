@@ -1,9 +1,11 @@
 """What a worker's service writes down: in the events, in its own books, and for the day the store is rebuilt."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
+from budget.journal import Journal
 from budget.model import Basis, NextHold, ResolveMode
 from budget.service import Admission
 from tests.budget.worker import BOT, ID, Worker
@@ -95,3 +97,27 @@ async def test_only_what_is_above_its_hold_is_an_overage(worker: Worker, caplog:
     assert caplog.messages[0] == (
         f"overage: hold h1 cost 31 and held 30: 1 nano-dollars more than it held, posted in full to agent:bot ({ID})"
     )
+
+
+async def test_what_waits_is_in_the_journal_until_the_store_has_taken_all(worker: Worker, tmp_path: Path) -> None:
+    worker.service.journal = Journal(tmp_path, "w1")
+    first, second = await worker.hold("h1"), await worker.hold("h2")
+    worker.line.away = True
+    await worker.settle(first, 1)
+    await worker.settle(second, 2)
+    written = (tmp_path / "w1.journal").read_bytes()
+    assert (written.count(b"\n"), await worker.service.flush()) == (2, 2)
+    assert (tmp_path / "w1.journal").read_bytes() == written
+    worker.line.away = False
+    assert await worker.service.flush() == 0
+    assert (tmp_path / "w1.journal").read_bytes() == b""
+    assert [r.hold_id for _, r in worker.service.witness.settled] == ["h1", "h2"]
+
+
+async def test_a_sweep_counts_and_names_what_expired(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    for hold_id in ("h1", "h2"):
+        await worker.hold(hold_id)
+    worker.clock.at_ms += 9_000
+    assert await worker.service.sweep() == 2
+    assert caplog.messages == [f"hold {h} expired and is charged in full, unconfirmed" for h in ("h1", "h2")]
+    assert [r.hold_id for _, r in worker.service.witness.settled] == ["h1", "h2"]
