@@ -13,9 +13,9 @@ HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$", re.MULTILINE)
 
 
 def documents() -> list[Path]:
-    """Every .md of ours; folders with a leading dot (.venv, caches) are not ours."""
+    """Every .md of ours; folders with a leading dot (.venv, caches) and the copies in mutants/ are not ours."""
     paths = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
-    return sorted(path for path in paths if not any(part.startswith(".") for part in path.parts))
+    return sorted(p for p in paths if not any(part.startswith(".") or part == "mutants" for part in p.parts))
 
 
 def anchors_of(text: str) -> set[str]:
