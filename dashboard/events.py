@@ -1,4 +1,4 @@
-"""GET /api/events: the stream of money, states and configuration."""
+"""GET /api/events: the stream of holds, money, limits, states and configuration."""
 
 from typing import Annotated
 
