@@ -77,6 +77,7 @@ class MemoryBudgetStore:
         if known and (known.status is not HoldStatus.HELD or known.owner != request.owner):
             raise Conflict(f"the hold {request.hold_id} is another call's, or has ended ({known.status.value})")
         if known:
+            known.until_ms = self.now_ms() + request.lease_ms  # its worker has only now heard of it
             balances = self._read(request.accounts)
             return Hold(request.hold_id, known.candidate, known.tokens, known.amount_nano, balances)
         if abs(self.now_ms() - request.now_ms) > MAX_CLOCK_SKEW_MS:

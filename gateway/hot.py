@@ -98,7 +98,7 @@ class HotRoutes:
                 await self._replay(claimed, send)
                 return
             if claimed:
-                send = recorder = Recorder(send, claimed)
+                send = recorder = Recorder(send, claimed, self.answers)
                 request_id = call.request_id
             else:  # under a key the call is carried to its end: the client will ask again
                 call.leaving = asyncio.ensure_future(_disconnected(receive))
@@ -117,7 +117,7 @@ class HotRoutes:
             if leaving:
                 leaving.cancel()
             if recorder:
-                await recorder.close(self.answers)
+                await recorder.close()
 
     async def _claim(self, headers: Headers, call: Call, path: str, raw: bytes) -> Claim | Replay | None:
         """Take the caller's Idempotency-Key, if there is one, and derive the call's id from it."""

@@ -135,14 +135,17 @@ class RedisAnswerMemory:
 
 @dataclass(slots=True)
 class Recorder:
-    """Passes an answer on and keeps it, up to a limit of size."""
+    """Passes an answer on and keeps it, up to a limit of size. It is kept before its last byte leaves: a client that
+    asks again as soon as it has its answer must find it.
+    """
 
     send: Send
     claim: Claim
+    memory: AnswerMemory
     status: int = 0
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
-    complete: bool = False
+    ended: bool = False
 
     async def __call__(self, message: Message) -> None:
         """An ASGI message of the answer."""
@@ -151,17 +154,24 @@ class Recorder:
         elif message["type"] == "http.response.body":
             if len(self.body) <= _MAX_ANSWER_BYTES:
                 self.body += message.get("body", b"")
-            self.complete = not message.get("more_body", False)
+            if not message.get("more_body", False):
+                await self._end(complete=True)
         await self.send(message)
 
-    async def close(self, memory: AnswerMemory) -> None:
+    async def close(self) -> None:
+        """An answer that did not come to its end frees the key."""
+        if not self.ended:
+            await self._end(complete=False)
+
+    async def _end(self, *, complete: bool) -> None:
         """Remember a whole, good answer; anything else frees the key."""
-        if self.status != 200 or not self.complete:
-            await memory.release(self.claim)
+        self.ended = True
+        if self.status != 200 or not complete:
+            await self.memory.release(self.claim)
         elif len(self.body) > _MAX_ANSWER_BYTES:
-            await memory.finish(self.claim, None)
+            await self.memory.finish(self.claim, None)
         else:
-            await memory.finish(self.claim, Replay(self.status, self.headers, bytes(self.body)))
+            await self.memory.finish(self.claim, Replay(self.status, self.headers, bytes(self.body)))
 
 
 def claim_name(key_id: str, key: str) -> str:

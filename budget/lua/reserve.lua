@@ -58,7 +58,10 @@ local reply = function(head)
   return head
 end
 
-if status[1] then return reply({'held', text(sequence), status[2], status[3], status[4]}) end
+if status[1] then  -- asked again: its worker has only now heard of it, so its lease begins now
+  redis.call('ZADD', KEYS[4], text(store_ms + tonumber(ARGV[6])), ARGV[5])
+  return reply({'held', text(sequence), status[2], status[3], status[4]})
+end
 
 local choice, refusal = nil, nil
 local candidates = tonumber(ARGV[at])

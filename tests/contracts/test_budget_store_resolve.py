@@ -112,6 +112,12 @@ async def test_an_extended_lease_lives_on(store: Store) -> None:
     assert await store.extend([], 1) == []
 
 
+async def test_a_hold_that_is_asked_for_again_has_its_whole_lease(store: Store) -> None:
+    await held(store, "h1", HOLD, ACCOUNT, lease_ms=0)
+    await store.reserve(ask("h1", [ACCOUNT], fixed(HOLD), lease_ms=60_000))
+    assert await store.due(10) == []
+
+
 async def test_a_lease_ends_by_the_stores_clock(store: Store) -> None:
     await held(store, "h1", HOLD, ACCOUNT, lease_ms=1)
     async with asyncio.timeout(5):

@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 ROOT = Path(__file__).resolve().parents[2]
 #: From the end of a fault to the start of a call that is answered.
 RECOVERY_S = 2.0
-#: Two tries at the store, each with a connect (1 s) and a command (2 s), and what a busy machine adds.
+#: Two tries at the store, each with a connect (1 s) and a command (1 s), and what a busy machine adds.
 REFUSAL_S = 8.0
 _MONEY = ("settle", "void", "expire", "true_up", "post")
 
@@ -168,7 +168,8 @@ def running_rig(**settings: str) -> Iterator[Rig]:
         upstream_port = int(simulator.base_url.rpartition(":")[2])
         to_upstream = stack.enter_context(fault_proxy("127.0.0.1", upstream_port))
         environment = {
-            "REDIS_URL": f"redis://127.0.0.1:{to_store.port}/0",
+            # A command that is given up after half a lease is repeated before the lease is over.
+            "REDIS_URL": f"redis://127.0.0.1:{to_store.port}/0?socket_timeout=1",
             "DATABRICKS_BASE_URL": f"http://127.0.0.1:{to_upstream.port}",
             "DATABRICKS_API_KEY": "x",
             "SPENDGATE_WORKERS": "2",
