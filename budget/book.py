@@ -13,11 +13,13 @@ class BudgetBook:
 
     version: as in `budget.ports.Documents`; sent with every reserve.
     smallest_call_nano: the least that any call of the routes can hold; see `Stopped`.
+    changes: counts them, so that what was worked out from the budgets can be kept until the next.
     """
 
     def __init__(self, budgets: Iterable[Budget] = (), *, version: int = 0, smallest_call_nano: int = 1) -> None:
         self.version = version
         self.smallest_call_nano = smallest_call_nano
+        self.changes = 0
         self._by_id: dict[str, Budget] = {}
         self._by_scope: dict[Scope, dict[str, Budget]] = {}
         for budget in budgets:
@@ -31,6 +33,7 @@ class BudgetBook:
 
     def remove(self, budget_id: str) -> None:
         """Forget a budget, if it is there."""
+        self.changes += 1
         budget = self._by_id.pop(budget_id, None)
         if budget:
             self._by_scope[budget.scope].pop(budget_id)

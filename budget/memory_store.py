@@ -298,13 +298,13 @@ class MemoryBudgetStore:
     def _agree(self, account: _Account, terms: AccountTerms) -> None:
         """One event per change of limits."""
         was, account.terms = account.terms, terms
-        if was and _limits(was) == _limits(terms):
+        if was and was.limits == terms.limits:
             return
         end_ms = terms.period.end_ms
         self._log(
             type="terms",
             account=terms.id,
-            terms=_limits(terms),
+            terms=terms.limits,
             period_end_ms="" if end_ms is None else str(end_ms),
             keep_until_ms="" if end_ms is None else str(end_ms + ACCOUNT_KEPT_AFTER_END_MS),
         )
@@ -351,10 +351,6 @@ class MemoryBudgetStore:
 def _held_on(request: ReserveRequest, choice: Choice) -> tuple[str, ...]:
     watched = request.candidates[choice.candidate].watched
     return tuple(t.id for t, mark in zip(request.accounts, watched, strict=True) if mark != UNAFFECTED)
-
-
-def _limits(terms: AccountTerms) -> str:
-    return f"{terms.limit_nano} {terms.soft_nano} {terms.stop_at_nano}"
 
 
 def _cost(hold: _Hold, resolution: Resolution) -> int:

@@ -112,6 +112,9 @@ class AccountTerms:
 
     Warned above `soft_nano`, Degraded above `limit_nano`, Stopped from `stop_at_nano` on (the hard cap less the
     smallest call there is), and never more than `hard_nano` spent and held together.
+    until_ms: when these limits change by themselves (the period or a top-up ends); None: never.
+    limits: what a store remembers of them, as text: limit, soft and stop_at.
+    wire: what a reserve says of them: limits, hard, and the period's end in epoch ms, or -.
     """
 
     id: str
@@ -122,6 +125,15 @@ class AccountTerms:
     soft_nano: int
     stop_at_nano: int
     hard_nano: int
+    until_ms: int | None = None
+    limits: str = field(init=False, repr=False, compare=False)
+    wire: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        limits = f"{self.limit_nano} {self.soft_nano} {self.stop_at_nano}"
+        end = "-" if self.period.end_ms is None else self.period.end_ms
+        object.__setattr__(self, "limits", limits)
+        object.__setattr__(self, "wire", f"{limits} {self.hard_nano} {end}")
 
     def state_at(self, spent_nano: int) -> BudgetState:
         """The state at this spend."""

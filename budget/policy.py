@@ -27,11 +27,11 @@ def account_terms(budget: Budget, scope: Scope, now_ms: int, smallest_call_nano:
     smallest_call_nano: the least that any call can hold; no room for it means Stopped.
     """
     period = period_at(budget.cadence, budget.zone, now_ms)
-    limit_nano = budget.limit_nano + sum(
-        t.amount_nano
-        for t in budget.top_ups
-        if t.period_id == period.id and t.expires_ms > now_ms and t.key in (None, scope.key)
-    )
+    limit_nano, until_ms = budget.limit_nano, period.end_ms
+    for top_up in budget.top_ups:
+        if top_up.period_id == period.id and top_up.expires_ms > now_ms and top_up.key in (None, scope.key):
+            limit_nano += top_up.amount_nano
+            until_ms = top_up.expires_ms if until_ms is None else min(until_ms, top_up.expires_ms)
     hard_nano = fraction_floor(limit_nano, budget.policy.hard_cap)
     return AccountTerms(
         id=account_id(budget, scope.key, period),
@@ -42,6 +42,7 @@ def account_terms(budget: Budget, scope: Scope, now_ms: int, smallest_call_nano:
         soft_nano=fraction_floor(limit_nano, budget.policy.soft_cap),
         stop_at_nano=max(0, hard_nano - smallest_call_nano + 1),
         hard_nano=hard_nano,
+        until_ms=until_ms,
     )
 
 

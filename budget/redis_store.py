@@ -47,6 +47,10 @@ from budget.script import Script
 from core.errors import Conflict, InvalidInput, StoreLost, StoreUnavailable
 
 
+_SKEW = str(MAX_CLOCK_SKEW_MS)
+_KEPT = str(ACCOUNT_KEPT_AFTER_END_MS)
+
+
 class RedisBudgetStore:
     """`budget.ports.BudgetStore` and `Documents` on Redis or Valkey.
 
@@ -132,7 +136,7 @@ class RedisBudgetStore:
         args += [following.id, str(following.amount_nano), following.detail] if following else ["", "0", "{}"]
         args += [str(r.lease_ms), r.owner, "" if replayed_ms is None else str(replayed_ms), r.only_owner]
         for terms in r.terms:
-            args += [f"{terms.limit_nano} {terms.soft_nano} {terms.stop_at_nano}", *_period_args(terms)]
+            args += [terms.limits, *_period_args(terms)]
         return args
 
     async def restore(self, hold: OpenHold, lease_ms: int, *, replayed_ms: int | None = None) -> HoldStatus:
@@ -315,20 +319,11 @@ def _period_args(terms: AccountTerms) -> tuple[str, str]:
     return ("", "") if end_ms is None else (str(end_ms), str(end_ms + ACCOUNT_KEPT_AFTER_END_MS))
 
 
-def _reserve_args(request: ReserveRequest) -> list[str | bytes]:
-    args: list[str | bytes] = [
-        str(request.now_ms),
-        str(request.version),
-        request.hold_id,
-        str(request.lease_ms),
-    ]
-    args += [request.owner, str(MAX_CLOCK_SKEW_MS), request.detail, "\n".join(a.id for a in request.accounts)]
-    args.append(str(len(request.accounts)))
-    for a in request.accounts:
-        args += [str(a.limit_nano), str(a.soft_nano), str(a.stop_at_nano), str(a.hard_nano), *_period_args(a)]
-    args.append(str(len(request.candidates)))
-    for c in request.candidates:
-        args += [str(c.base_nano), str(c.out_pico), str(c.tokens), str(c.min_tokens), c.watched]
+def _reserve_args(r: ReserveRequest) -> list[str | bytes]:
+    accounts = r.accounts
+    args: list[str | bytes] = [str(r.now_ms), str(r.version), r.hold_id, str(r.lease_ms), r.owner, _SKEW, r.detail]
+    args += ["\n".join([a.id for a in accounts]), _KEPT, str(len(accounts)), *[a.wire for a in accounts]]
+    args += [f"{c.base_nano} {c.out_pico} {c.tokens} {c.min_tokens} {c.watched}" for c in r.candidates]
     return args
 
 

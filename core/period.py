@@ -67,8 +67,23 @@ def parse_zone(field: str, value: object) -> str:
     return value
 
 
+#: The last period of each cadence and zone that was asked for: a calendar is slow, and the next call is in it too.
+_latest: dict[tuple[str, str], Period] = {}
+_MOST_LATEST = 1024
+
+
 def period_at(cadence: str, zone: str, now_ms: int) -> Period:
     """The period of `cadence` in time zone `zone` that holds the instant `now_ms` (epoch milliseconds)."""
+    latest = _latest.get((cadence, zone))
+    if latest is not None and latest.start_ms <= now_ms and (latest.end_ms is None or now_ms < latest.end_ms):
+        return latest
+    if len(_latest) >= _MOST_LATEST:
+        _latest.clear()
+    period = _latest[cadence, zone] = _period_at(cadence, zone, now_ms)
+    return period
+
+
+def _period_at(cadence: str, zone: str, now_ms: int) -> Period:
     if cadence == Cadence.TOTAL:
         return Period("total", 0, None)
     match = _INTERVAL.fullmatch(cadence)

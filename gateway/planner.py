@@ -1,7 +1,7 @@
 """From a call to what the budgets decide on: its accounts and its candidates with their ceilings. No I/O."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from budget.book import BudgetBook
 from budget.model import EVEN_WHEN_DEGRADED, NOT_WHEN_DEGRADED, UNAFFECTED, AccountTerms, Candidate
@@ -14,8 +14,12 @@ from gateway.fields import check_fields
 from routing.chooser import Chooser, Rules, default_rules
 from routing.health import Health
 from routing.model import Model, Routes
-from telemetry.prices import PriceBook, UnpricedModel
+from telemetry.prices import Price, PriceBook, UnpricedModel
 from telemetry.pricing import ceiling
+
+
+#: Shapes that are kept; the oldest goes first.
+_MOST_SHAPES = 10_000
 
 
 class NoUpstream(SpendgateError):
@@ -39,6 +43,36 @@ class _Watched:
     model: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A model that may serve. floor_tokens: an answer may be made as short as this; None: not shortened."""
+
+    model: Model
+    price: Price
+    watched: str
+    floor_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What the plans of all calls by one chain for one model have in common, for as long as nothing changes.
+
+    changes: of the book, when it was made. from_ms, until_ms: when it holds.
+    """
+
+    accounts: tuple[AccountTerms, ...]
+    options: tuple[_Option, ...]
+    skipped: list[str]
+    changes: int
+    from_ms: int
+    until_ms: int | None
+
+    def holds(self, changes: int, now_ms: int) -> bool:
+        """Whether it is true at this instant."""
+        in_time = self.from_ms <= now_ms and (self.until_ms is None or now_ms < self.until_ms)
+        return in_time and self.changes == changes
+
+
 @dataclass(slots=True)
 class Planner:
     """Plans calls under the routes, prices and budgets in force."""
@@ -47,6 +81,7 @@ class Planner:
     prices: PriceBook
     book: BudgetBook
     health: Health
+    _shapes: dict[tuple[tuple[Scope, ...], str], _Shape] = field(default_factory=dict)
 
     def asked(self, call: Call) -> Model:
         """The model that the call is for.
@@ -74,7 +109,24 @@ class Planner:
         asked = self.asked(call)
         check_fields(call.body, call.operation, asked.extra_fields)
         bounds = read_bounds(call.body, call.operation)
-        watched, rule_sets = self._accounts(call, asked, now_ms)
+        if failed or not self.health.untroubled:
+            shape = self._make_shape(call.chain, asked, now_ms, failed)
+        else:
+            shape = self._known_shape(call.chain, asked, now_ms)
+        candidates = tuple([_candidate(call, bounds, option) for option in shape.options])
+        return Plan(shape.accounts, candidates), shape.skipped
+
+    def _known_shape(self, chain: tuple[Scope, ...], asked: Model, now_ms: int) -> _Shape:
+        key = (chain, asked.name)
+        shape = self._shapes.get(key)
+        if shape is None or not shape.holds(self.book.changes, now_ms):
+            if len(self._shapes) >= _MOST_SHAPES:
+                del self._shapes[next(iter(self._shapes))]
+            shape = self._shapes[key] = self._make_shape(chain, asked, now_ms, ())
+        return shape
+
+    def _make_shape(self, chain: tuple[Scope, ...], asked: Model, now_ms: int, failed: Sequence[str]) -> _Shape:
+        watched, rule_sets = self._accounts(chain, asked, now_ms)
         chooser = Chooser(self.routes, asked, rule_sets, lambda a, b: self._costs_more(a, b, now_ms))
         models = chooser.candidates()
         if failed or not self.health.available(asked.name):
@@ -88,17 +140,22 @@ class Planner:
             if model is not asked:
                 accounts = self.book.accounts((Scope("model", model.name),), now_ms)
                 watched += [_Watched(terms, None, model.name) for terms in accounts]
-        candidates = tuple(
-            self._candidate(call, bounds, model, watched, chooser, now_ms)
-            for model in open_models
-            if model is asked or self._priced(model, now_ms)
+        floor = _floor_tokens(watched)
+        options = tuple(
+            _Option(m, self.prices.price_at(m.name, now_ms), "".join(_mark(w, m, chooser) for w in watched), floor)
+            for m in open_models
+            if m is asked or self._priced(m, now_ms)
         )
-        return Plan(tuple(w.terms for w in watched), candidates), skipped
+        ends = [w.terms.until_ms for w in watched] + [self.prices.next_change_ms(now_ms)]
+        until_ms = min((ms for ms in ends if ms is not None), default=None)
+        return _Shape(tuple(w.terms for w in watched), options, skipped, self.book.changes, now_ms, until_ms)
 
-    def _accounts(self, call: Call, asked: Model, now_ms: int) -> tuple[list[_Watched], list[Rules]]:
+    def _accounts(
+        self, chain: tuple[Scope, ...], asked: Model, now_ms: int
+    ) -> tuple[list[_Watched], list[Rules]]:
         rule_sets: list[Rules] = []
         watched = []
-        for terms in self.book.accounts((*call.chain, Scope("model", asked.name)), now_ms):
+        for terms in self.book.accounts((*chain, Scope("model", asked.name)), now_ms):
             watched.append(_Watched(terms, len(rule_sets), asked.name if terms.scope.type == "model" else None))
             rule_sets.append(self._rules(terms, asked))
         if not all(w.terms.budget.policy.allow_downgrade for w in watched):
@@ -110,33 +167,6 @@ class Planner:
         if policy.downgrade is None:
             return default_rules(self.routes, asked)
         return [(rule.from_model, rule.to_model) for rule in policy.downgrade]
-
-    def _candidate(
-        self,
-        call: Call,
-        bounds: Bounds,
-        model: Model,
-        watched: Sequence[_Watched],
-        chooser: Chooser,
-        now_ms: int,
-    ) -> Candidate:
-        price = self.prices.price_at(model.name, now_ms)
-        tokens = 0
-        if call.operation == "chat":
-            tokens = min(bounds.max_tokens or model.default_max_tokens, model.max_output_tokens)
-        most = ceiling(
-            price,
-            input_tokens_bound=input_tokens_bound(call.raw_bytes, bounds, model),
-            choices=bounds.choices,
-        )
-        return Candidate(
-            model=model.name,
-            base_nano=most.base_nano,
-            out_pico=most.out_pico,
-            tokens=tokens,
-            min_tokens=_fewest_tokens(tokens, watched),
-            watched="".join(_mark(w, model, chooser) for w in watched),
-        )
 
     def _priced(self, model: Model, now_ms: int) -> bool:
         try:
@@ -162,8 +192,20 @@ def _mark(watched: _Watched, model: Model, chooser: Chooser) -> str:
     return EVEN_WHEN_DEGRADED if fine else NOT_WHEN_DEGRADED
 
 
-def _fewest_tokens(tokens: int, watched: Sequence[_Watched]) -> int:
+def _floor_tokens(watched: Sequence[_Watched]) -> int | None:
+    """The fewest tokens that an answer may be shortened to; None: it may not be."""
     policies = [w.terms.budget.policy for w in watched]
-    if not all(p.allow_smaller_max_tokens for p in policies):
-        return tokens
-    return min(tokens, max((p.min_output_tokens for p in policies), default=tokens))
+    if not policies or not all(p.allow_smaller_max_tokens for p in policies):
+        return None
+    return max(p.min_output_tokens for p in policies)
+
+
+def _candidate(call: Call, bounds: Bounds, option: _Option) -> Candidate:
+    model, tokens = option.model, 0
+    if call.operation == "chat":
+        tokens = min(bounds.max_tokens or model.default_max_tokens, model.max_output_tokens)
+    most_input = input_tokens_bound(call.raw_bytes, bounds, model)
+    most = ceiling(option.price, input_tokens_bound=most_input, choices=bounds.choices)
+    floor = option.floor_tokens
+    fewest = tokens if floor is None or floor > tokens else floor
+    return Candidate(model.name, most.base_nano, most.out_pico, tokens, fewest, option.watched)

@@ -89,6 +89,11 @@ class Health:
         self._policy = policy or HealthPolicy()
         self._circuits: dict[str, _Circuit] = {}
 
+    @property
+    def untroubled(self) -> bool:
+        """No model has failed since it last answered."""
+        return not self._circuits
+
     def available(self, model: str) -> bool:
         """Whether a call may try this model now. Claims nothing."""
         circuit = self._circuits.get(model)

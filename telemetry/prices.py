@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from importlib.resources import files
 from typing import Any
@@ -26,6 +26,8 @@ class Price:
 
     request_nano: nano-dollars per call, besides its tokens.
     source: where the price was read.
+    version: names this price in cost records: ``<model>@<date>``.
+    dearest_input_pico, dearest_output_pico: of the classes that a token sent, or made, can be of.
     """
 
     model: str
@@ -37,11 +39,17 @@ class Price:
     reasoning_pico: int
     request_nano: int
     source: str
+    version: str = field(init=False, compare=False)
+    dearest_input_pico: int = field(init=False, compare=False)
+    dearest_output_pico: int = field(init=False, compare=False)
 
-    @property
-    def version(self) -> str:
-        """Names this price in cost records: ``<model>@<date>``."""
-        return f"{self.model}@{datetime.fromtimestamp(self.effective_from_ms / 1000, UTC):%Y-%m-%d}"
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("version", f"{self.model}@{datetime.fromtimestamp(self.effective_from_ms / 1000, UTC):%Y-%m-%d}")
+        put("dearest_input_pico", max(self.input_pico, self.cached_input_pico, self.cache_write_pico))
+        put("dearest_output_pico", max(self.output_pico, self.reasoning_pico))
 
 
 class PriceBook:
@@ -63,6 +71,11 @@ class PriceBook:
         if not index:
             raise UnpricedModel(f"the model {model} has no price; add one to the price book before it is used")
         return dated[index - 1]
+
+    def next_change_ms(self, at_ms: int) -> int | None:
+        """When the next price comes into force after an instant; None: no more."""
+        coming = (p.effective_from_ms for dated in self._by_model.values() for p in dated)
+        return min((ms for ms in coming if ms > at_ms), default=None)
 
     def history(self, model: str) -> list[Price]:
         """All prices of a model, oldest first."""

@@ -20,11 +20,9 @@ def ceiling(price: Price, *, input_tokens_bound: int, choices: int = 1) -> Ceili
 
     Rounding both parts up makes it at least what `cost_nano` gives for any usage within the bounds.
     """
-    dearest_in = max(price.input_pico, price.cached_input_pico, price.cache_write_pico)
-    dearest_out = max(price.output_pico, price.reasoning_pico)
     return Ceiling(
-        base_nano=charge_nano(input_tokens_bound * dearest_in) + price.request_nano,
-        out_pico=dearest_out * choices,
+        base_nano=charge_nano(input_tokens_bound * price.dearest_input_pico) + price.request_nano,
+        out_pico=price.dearest_output_pico * choices,
     )
 
 

@@ -7,8 +7,9 @@
 -- KEYS  1 epoch  2 events  3 version  4 leases  5 refusals  6 hold  7 index  8.. accounts
 -- ARGV  1 epoch  2 sequence  3 now_ms  4 version  5 hold_id  6 lease_ms  7 owner  8 max_skew_ms  9 detail
 --       10 account ids, by newline
---       11 number of accounts, then per account: limit soft stop_at hard period_end_ms("" none) keep_until_ms
---       then number of candidates, then per candidate: base out_pico tokens min_tokens watched
+--       11 how long an account is kept after its period, ms
+--       12 number of accounts, then per account "limit soft stop_at hard period_end_ms" (the last may be -)
+--       then per candidate "base out_pico tokens min_tokens watched" (the last "" where there are no accounts)
 -- Reply {'held', sequence, candidate, tokens, amount, spent, held, state, ...}
 --       {'refused', sequence, code, account, needed, spent, held, state, ...}
 --       {'stale', version} | {'skew', store_ms} | {'resolved', status} | those of epoch.lua
@@ -29,24 +30,25 @@ if not status[1] then
   if version ~= ARGV[4] then return {'stale', version} end
 end
 
-local count = tonumber(ARGV[11])
-local at = 12
+local count = tonumber(ARGV[12])
 local account = {}
 for i = 1, count do
   local row = redis.call('HMGET', KEYS[7 + i], 'spent', 'held', 'state', 'terms')
+  local limits, hard, period_end = string.match(ARGV[12 + i], '^(%S+ %S+ %S+) (%S+) (%S+)$')
+  local limit, soft, stop_at = string.match(limits, '(%S+) (%S+) (%S+)')
   local a = {
     known = row[1], spent = tonumber(row[1] or '0'), held = tonumber(row[2] or '0'),
     was = tonumber(row[3] or '0'), terms_were = row[4],
-    limit = tonumber(ARGV[at]), soft = tonumber(ARGV[at + 1]), stop_at = tonumber(ARGV[at + 2]),
-    hard = tonumber(ARGV[at + 3]), period_end = ARGV[at + 4], keep_until = ARGV[at + 5],
-    terms = ARGV[at] .. ' ' .. ARGV[at + 1] .. ' ' .. ARGV[at + 2],
+    limit = tonumber(limit), hard = tonumber(hard), period_end = '', keep_until = '', terms = limits,
   }
-  if a.spent >= a.stop_at then a.state = STOPPED
+  if period_end ~= '-' then
+    a.period_end, a.keep_until = period_end, text(tonumber(period_end) + tonumber(ARGV[11]))
+  end
+  if a.spent >= tonumber(stop_at) then a.state = STOPPED
   elseif a.spent > a.limit then a.state = DEGRADED
-  elseif a.spent > a.soft then a.state = 1
+  elseif a.spent > tonumber(soft) then a.state = 1
   else a.state = ACTIVE end
   account[i] = a
-  at = at + 6
 end
 
 local reply = function(head)
@@ -64,12 +66,10 @@ if status[1] then  -- asked again: its worker has only now heard of it, so its l
 end
 
 local choice, refusal = nil, nil
-local candidates = tonumber(ARGV[at])
-at = at + 1
-for c = 1, candidates do
-  local base, out_pico = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local tokens, min_tokens, watched = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4]
-  at = at + 5
+for c = 1, #ARGV - 12 - count do
+  local base, out_pico, tokens, min_tokens, watched =
+    string.match(ARGV[12 + count + c], '^(%S+) (%S+) (%S+) (%S+) (.*)$')
+  base, out_pico, tokens, min_tokens = tonumber(base), tonumber(out_pico), tonumber(tokens), tonumber(min_tokens)
   local ceiling = function(n) return base + math.ceil(n * out_pico / 1000) end
   local room, permitted, stopped, watching = nil, true, nil, false
   for i = 1, count do
