@@ -1,6 +1,6 @@
 """What the budget needs from the outside, by role."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,11 +103,11 @@ class BudgetStore(Protocol):
         """Hold again what a rebuilt store does not know, whatever the limits say; the status that it has now."""
         ...
 
-    async def reserve(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
+    def reserve(self, request: ReserveRequest) -> Awaitable[Hold | Refusal | StaleSnapshot]:
         """Hold the ceiling of the first candidate that fits on all its accounts, or on none."""
         ...
 
-    async def resolve(self, resolution: Resolution) -> Settlement:
+    def resolve(self, resolution: Resolution) -> Awaitable[Settlement]:
         """End a hold: post what it cost, release it, append the event. Never refused for lack of money."""
         ...
 

@@ -46,7 +46,6 @@ from budget.ports import (
 from budget.script import Script
 from core.errors import Conflict, InvalidInput, StoreLost, StoreUnavailable
 
-
 _SKEW = str(MAX_CLOCK_SKEW_MS)
 _KEPT = str(ACCOUNT_KEPT_AFTER_END_MS)
 

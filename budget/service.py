@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from budget.book import BudgetBook
 from budget.journal import Journal
@@ -92,7 +93,7 @@ class BudgetService:
     journal: where settlements wait for a store that is away; None keeps them in memory only.
     overages, overage_nano: settlements of this worker that cost more than their hold, and by how much.
     expired: holds that this worker found with their lease over.
-    sending: ends of holds that are on their way to the store, by hold.
+    sending: ends of holds that are on their way to the store, by hold, with what will come of them.
     """
 
     store: BudgetStore
@@ -107,7 +108,7 @@ class BudgetService:
     overages: int = 0
     overage_nano: int = 0
     expired: int = 0
-    sending: dict[str, Resolution] = field(default_factory=dict)
+    sending: dict[str, tuple[Resolution, "asyncio.Future[Settlement]"]] = field(default_factory=dict)
     witness: Witness = field(init=False)
     _reserves: int = field(init=False, default=0)
 
@@ -195,16 +196,21 @@ class BudgetService:
         finally:
             self.open_holds.pop(admission.hold.id, None)
 
-    async def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> Settlement | None:
-        """Post what the call cost and release its hold. None: the store is away, and it will be done later."""
+    def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> None:
+        """Post what the call cost and release its hold. Nobody waits for it: it is on its way when this returns, and
+        is brought later if the store is away.
+        """
         self._alarm_overage(admission, cost_nano)
-        resolution = Resolution(admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail)
-        return await self._resolve(resolution)
+        self._end(Resolution(admission.hold.id, ResolveMode.SETTLE, admission.account_ids, cost_nano, basis, detail))
 
-    async def void(self, admission: Admission, detail: bytes) -> Settlement | None:
-        """Release a hold for which nothing was charged."""
-        ids = admission.account_ids
-        return await self._resolve(Resolution(admission.hold.id, ResolveMode.VOID, ids, detail=detail))
+    def void(self, admission: Admission, detail: bytes) -> None:
+        """Release a hold for which nothing was charged, in the same way."""
+        self._end(Resolution(admission.hold.id, ResolveMode.VOID, admission.account_ids, detail=detail))
+
+    async def all_ended(self) -> None:
+        """Return once every end that is on its way has arrived, or waits for the store."""
+        while self.sending:
+            await asyncio.wait({sent for _, sent in self.sending.values()})
 
     async def hand_over(
         self,
@@ -284,21 +290,21 @@ class BudgetService:
         self.witness.saw(resolution, settlement)
         return settlement
 
-    async def _resolve(self, resolution: Resolution) -> Settlement | None:
+    def _end(self, resolution: Resolution) -> None:
         self.open_holds.pop(resolution.hold_id, None)
-        self.sending[resolution.hold_id] = resolution
-        try:
-            settlement = await self.store.resolve(resolution)
-        except StoreUnavailable:
-            self._wait(resolution)
-            return None
-        except asyncio.CancelledError:
+        sent = asyncio.ensure_future(self.store.resolve(resolution))
+        self.sending[resolution.hold_id] = resolution, sent
+        sent.add_done_callback(partial(self._ended, resolution))
+
+    def _ended(self, resolution: Resolution, sent: "asyncio.Future[Settlement]") -> None:
+        self.sending.pop(resolution.hold_id, None)
+        error = StoreUnavailable("cancelled") if sent.cancelled() else sent.exception()
+        if error is None:
+            self.witness.saw(resolution, sent.result())
+        elif isinstance(error, StoreUnavailable):
             self._wait(resolution)  # sending it twice has one effect
-            raise
-        finally:
-            self.sending.pop(resolution.hold_id, None)
-        self.witness.saw(resolution, settlement)
-        return settlement
+        else:
+            log.error("hold %s is left to its lease: %s", resolution.hold_id, error)
 
     def _alarm_overage(self, admission: Admission, cost_nano: int) -> None:
         """A cost above its hold: the bound on the call did not hold, or the provider charged too much."""
@@ -349,7 +355,7 @@ class BudgetService:
         """The last flush of a worker whose calls have ended or been cancelled; returns how many ends of holds the next
         worker has to bring. The process may be gone right after it, with what it was sending.
         """
-        for resolution in tuple(self.sending.values()):
+        for resolution, _ in tuple(self.sending.values()):
             self._wait(resolution)  # sending it twice has one effect
         return await self.flush()
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from core.errors import SpendgateError
 from gateway.errors import problem_of
 from gateway.hot import HotRoutes
-from gateway.http import Receive, Scope, Send, read_body, read_headers, respond
+from gateway.http import Receive, Scope, Send, read_body, read_headers
 from gateway.openapi import describe_hot_routes
 from gateway.surfaces import OpenAISurface
 from gateway.webhook import HeliconeWebhook
@@ -23,21 +23,18 @@ ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(slots=True)
 class GatewayApp:
-    """The ASGI application: a hot route is served here, everything else by `rest`."""
+    """The ASGI application: what is not a POST to a hot route, which `connection` serves."""
 
     hot: HotRoutes
     rest: ASGI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
-        surface = self.hot.surface(scope["path"]) if scope["type"] == "http" else None
-        if surface is None:
-            await self.rest(scope, receive, send)
-        elif scope["method"] != "POST":
-            body = b'{"error":{"type":"invalid_request_error","code":"method_not_allowed","message":"use POST"}}'
-            await respond(send, 405, body, {"Allow": "POST"})
+        if scope["type"] == "http" and self.hot.surface(scope["path"]) is not None:
+            answer = {"type": "invalid_request_error", "code": "method_not_allowed", "message": "use POST"}
+            await JSONResponse({"error": answer}, 405, {"Allow": "POST"})(scope, receive, send)
         else:
-            await self.hot.serve(surface, scope, receive, send)
+            await self.rest(scope, receive, send)
 
 
 def create_router(
@@ -55,7 +52,7 @@ def create_router(
     @router.post("/webhook/helicone", status_code=204, tags=["webhooks"])
     async def helicone(request: Request) -> Response:
         """Spend from elsewhere: the simple payload or Helicone's own; 204, also for a replay."""
-        headers = read_headers(request.scope, hot.limits)
+        headers = read_headers(request.scope["headers"], hot.limits)
         raw = await read_body(headers, request.receive, hot.limits)
         await webhook.take(raw, headers.get("helicone-signature"))
         return Response(status_code=204)
@@ -64,7 +61,7 @@ def create_router(
     async def models(request: Request) -> Response:
         """The models that can be called, in OpenAI's shape."""
         try:
-            await hot.callers.authenticate(read_headers(request.scope, hot.limits))
+            await hot.callers.authenticate(read_headers(request.scope["headers"], hot.limits))
         except SpendgateError as error:
             problem = problem_of(error)
             body = OpenAISurface("chat").problem(problem)

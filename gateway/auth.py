@@ -39,6 +39,17 @@ class Authenticator:
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _refreshed_s: float = float("-inf")
 
+    def known(self, headers: Headers) -> ApiKey | None:
+        """The agent key of a request, if it is known here.
+
+        Raises:
+            Forbidden: it is a key of the other role.
+        """
+        try:
+            return self.keys.authenticate(key_text(headers), KeyRole.AGENT)
+        except Unauthorized:
+            return None
+
     async def authenticate(self, headers: Headers) -> ApiKey:
         """The agent key of a request.
 

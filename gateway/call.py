@@ -1,15 +1,18 @@
 """One call as the gateway understands it, whatever surface it came by, and what came of it."""
 
-import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from budget.model import AccountTerms, BudgetState
 from budget.service import Admission
 from core.scope import Scope
+from gateway.http import Client
 from routing.model import Model, OnAbort
 from telemetry.prices import Price
 from telemetry.usage import Usage
+
+log = logging.getLogger("spendgate.gateway")
 
 Operation = Literal["chat", "embeddings"]
 
@@ -24,7 +27,7 @@ class Call:
     raw_bytes: size of the request's JSON, which bounds the tokens of its text.
     chain: who pays, narrow to wide.
     received_s: monotonic time when the request began.
-    leaving: done once the client has gone away; None: it is not asked, the call is carried to its end.
+    client: who waits for the answer; None: it is not asked, the call is carried to its end.
     """
 
     request_id: str
@@ -40,12 +43,12 @@ class Call:
     received_ms: int
     received_s: float
     traceparent: str | None = None
-    leaving: "asyncio.Future[None] | None" = None
+    client: Client | None = None
 
     @property
     def left(self) -> bool:
         """The client has gone away."""
-        return self.leaving is not None and self.leaving.done()
+        return self.client is not None and self.client.gone
 
 
 @dataclass(slots=True)
@@ -102,3 +105,12 @@ def worst(standings: list[AccountStanding]) -> AccountStanding:
 def admitted(admission: Admission) -> list[AccountStanding]:
     """The accounts of a hold as they were when it was made."""
     return [AccountStanding(t, b.spent_nano, b.held_nano, b.state) for t, b in admission.watching]
+
+
+def settled(before: AccountStanding, cost_nano: int, held_nano: int) -> AccountStanding:
+    """The same account once a hold of it has ended. Other calls may have changed it meanwhile: the books know."""
+    terms, spent_nano = before.terms, before.spent_nano + cost_nano
+    state = terms.state_at(spent_nano)
+    if state > before.state:
+        log.warning("%s is now %s", terms.scope, state.label)
+    return AccountStanding(terms, spent_nano, before.held_nano - held_nano, state)

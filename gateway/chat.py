@@ -9,9 +9,12 @@
 6. usage is read, or estimated when the provider did not say;
 7. `BudgetService.settle` posts the cost and appends the event, exactly once per attempt.
 
+The answer does not wait for the settlement, which is on its way to the store when the answer leaves. Until it is there
+the hold protects the money; if the worker dies in between, the hold expires and is charged in full.
+
 A client that goes away ends its call as the endpoint says (`routing.model.OnAbort`).
 
-Failure policy: no hold, no call. Once a hold exists, its end always runs, whatever happens to the client.
+Failure policy: no hold, no call. Once a hold exists, its end is always sent, whatever happens to the client.
 """
 
 import asyncio
@@ -20,14 +23,14 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from budget.model import Basis, BudgetState, Hold, NextHold, Settlement
+from budget.model import Basis, BudgetState, Hold, NextHold
 from budget.service import Admission, BudgetService, Refused
 from core.clock import Clock
 from core.errors import SpendgateError
 from core.ids import derived_id
 from gateway.bounds import estimate_input_tokens, input_tokens_bound, read_bounds
-from gateway.call import AccountStanding, Answered, Attempt, Call, admitted, worst
-from gateway.http import ClientGone
+from gateway.call import AccountStanding, Answered, Attempt, Call, admitted, settled, worst
+from gateway.http import ClientGone, Interruptible
 from gateway.planner import Planner
 from gateway.record import ABORTED, attempt_detail, hold_detail
 from gateway.sizes import BEYOND, answer_bytes, choices_of, sent_bytes, tokens_of_cut_answer
@@ -123,7 +126,7 @@ class ChatFlow:
         with self.budgets.ended(attempt.admission):
             usage = self.usage_of(call, attempt, body.get("usage"), answer_bytes(body))
             outcome = ABORTED if call.left else "answered"
-            cost, standing = await self.finish(call, attempt, usage, outcome=outcome)
+            cost, standing = self.finish(call, attempt, usage, outcome=outcome)
         return Answered(call, attempt, body, usage, cost + progress.charged_nano, standing, progress.skipped)
 
     async def open(self, call: Call) -> OpenedStream | Refused:
@@ -148,17 +151,18 @@ class ChatFlow:
         attempt = await self._admit(call, progress)
         while not isinstance(attempt, Refused):
             if call.left:  # and nothing has been sent
-                await self._end_failed(call, attempt, charged=False, kind=ABORTED)
+                self._end_failed(call, attempt, charged=False, kind=ABORTED)
                 raise ClientGone
             name = attempt.model.name
             progress.tries[name] = progress.tries.get(name, 0) + 1
             self.planner.health.started(name)
             began_s = self.clock.monotonic_s()
             try:
-                result = await self._while_wanted(call, attempt, send(attempt))
+                with Interruptible(call.client, self.drain.time_s if _is_read_on(call, attempt) else 0.0):
+                    result = await send(attempt)
             except ClientGone:
                 # It was sent and nothing came: what the provider has made of it nobody can tell.
-                await asyncio.shield(self._end_failed(call, attempt, charged=True, kind=ABORTED))
+                self._end_failed(call, attempt, charged=True, kind=ABORTED)
                 raise
             except UpstreamError as error:
                 attempt.upstream_s = self.clock.monotonic_s() - began_s
@@ -166,33 +170,12 @@ class ChatFlow:
             except BaseException:
                 # Cancelled, or a bug: the request may be on its way, so it is charged at its bound.
                 self.planner.health.failed(name, UpstreamError(FailureKind.BROKEN, "the call was abandoned"))
-                await asyncio.shield(self._end_failed(call, attempt, charged=True, kind="abandoned"))
+                self._end_failed(call, attempt, charged=True, kind="abandoned")
                 raise
             else:
                 attempt.upstream_s = self.clock.monotonic_s() - began_s
                 return attempt, result
         return attempt
-
-    async def _while_wanted(self, call: Call, attempt: Attempt, sending: Coroutine[Any, Any, T]) -> T:
-        """What the upstream gives, unless the client leaves first and it is not read on for nobody.
-
-        Raises:
-            ClientGone: the upstream is closed. UpstreamError: as it comes.
-        """
-        if call.leaving is None:
-            return await sending
-        task = asyncio.create_task(sending)
-        watched: set[asyncio.Future[Any]] = {task, call.leaving}
-        try:
-            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            if _is_read_on(call, attempt) and not task.done():
-                await asyncio.wait({task}, timeout=self.drain.time_s)
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if task.cancelled():
-            raise ClientGone
-        return task.result()
 
     async def _admit(self, call: Call, progress: _Progress) -> Attempt | Refused:
         hold_id = attempt_id(call.request_id, sum(progress.tries.values()))
@@ -245,18 +228,18 @@ class ChatFlow:
         log.warning("%s: attempt at %s failed: %s (status %s)", call.request_id, name, error.kind, error.status)
         no_more = sum(progress.tries.values()) >= MAX_TRIES or self._left_s(call) < _SHORTEST_TRY_S
         if error.kind is FailureKind.REJECTED or no_more:
-            await self._end_failed(call, attempt, charged=charged, kind=error.kind)
+            self._end_failed(call, attempt, charged=charged, kind=error.kind)
             raise error
         pause_s = self._pause_s(call, progress, name, error)
         if pause_s is not None:
             try:
                 await asyncio.sleep(pause_s)
             except asyncio.CancelledError:  # the hold of the attempt that failed still has to end
-                await asyncio.shield(self._end_failed(call, attempt, charged=charged, kind=error.kind))
+                self._end_failed(call, attempt, charged=charged, kind=error.kind)
                 raise
             return await self._again(call, progress, attempt, error)
         progress.failed.append(name)
-        progress.charged_nano += await self._end_failed(call, attempt, charged=charged, kind=error.kind)
+        progress.charged_nano += self._end_failed(call, attempt, charged=charged, kind=error.kind)
         try:
             following = await self._admit(call, progress)
         except SpendgateError:
@@ -286,14 +269,14 @@ class ChatFlow:
         hold = Hold(following.id, old.hold.candidate, old.hold.tokens, following.amount_nano, old.hold.balances)
         return replace(attempt, admission=Admission(hold, old.plan))
 
-    async def _end_failed(self, call: Call, attempt: Attempt, *, charged: bool, kind: str) -> int:
-        """Void the hold, or charge its bound where the provider may have charged; what was posted."""
+    def _end_failed(self, call: Call, attempt: Attempt, *, charged: bool, kind: str) -> int:
+        """Void the hold, or charge its bound where the provider may have charged; what is posted."""
         cost = attempt.admission.hold.amount_nano if charged else 0
         detail = attempt_detail(call, attempt, None, cost, self.clock.now_ms(), outcome=kind)
         if charged:
-            await self.budgets.settle(attempt.admission, cost, Basis.ESTIMATED, detail)
+            self.budgets.settle(attempt.admission, cost, Basis.ESTIMATED, detail)
         else:
-            await self.budgets.void(attempt.admission, detail)
+            self.budgets.void(attempt.admission, detail)
         return cost
 
     def usage_of(
@@ -316,10 +299,10 @@ class ChatFlow:
             received = tokens_of_cut_answer(estimate_tokens(received_bytes), cut_after_s)
         return EstimatedUsage(Tokens(input=max(1, sent), output=received), usage)
 
-    async def finish(
+    def finish(
         self, call: Call, attempt: Attempt, usage: Usage, *, outcome: str = "answered", whole_hold: bool = False
     ) -> tuple[int, AccountStanding]:
-        """Settle an answered attempt: what it cost, and how its tightest account stands now.
+        """Settle an answered attempt: what it cost, and how its tightest account stands then.
 
         Exact usage is posted whatever it is. An estimate is never more than the hold, unless more has come.
         whole_hold: charge no less than what is held.
@@ -332,26 +315,8 @@ class ChatFlow:
         if whole_hold:
             cost = max(cost, held)
         detail = attempt_detail(call, attempt, usage, cost, self.clock.now_ms(), outcome=outcome)
-        basis = Basis.EXACT if exact else Basis.ESTIMATED
-        settling = asyncio.ensure_future(self.budgets.settle(attempt.admission, cost, basis, detail))
-        settlement = await asyncio.shield(settling)  # a client that leaves now does not stop it
-        return cost, self._standing(attempt, cost, settlement)
-
-    def _standing(self, attempt: Attempt, cost: int, settlement: Settlement | None) -> AccountStanding:
-        before = admitted(attempt.admission)
-        if settlement is None:  # the store is away; this is what it will say
-            held = attempt.admission.hold.amount_nano
-            pairs = [(s.spent_nano + cost, s.held_nano - held) for s in before]
-        else:
-            pairs = list(settlement.balances)
-        after = [
-            AccountStanding(s.terms, spent, held, s.terms.state_at(spent))
-            for s, (spent, held) in zip(before, pairs, strict=True)
-        ]
-        for old, new in zip(before, after, strict=True):
-            if new.state > old.state:
-                log.warning("%s is now %s", new.terms.scope, new.state.label)
-        return worst(after)
+        self.budgets.settle(attempt.admission, cost, Basis.EXACT if exact else Basis.ESTIMATED, detail)
+        return cost, worst([settled(s, cost, held) for s in admitted(attempt.admission)])
 
 
 def attempt_id(request_id: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""The routes that carry calls, as plain ASGI: key, body, flow, answer. FastAPI serves everything else."""
+"""The routes that carry calls: key, body, flow, answer. `connection` brings them here; FastAPI serves the rest."""
 
 import asyncio
 import logging
@@ -16,17 +16,15 @@ from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of, problem_of_refusal, problem_of_upstream
 from gateway.headers import call_headers
 from gateway.http import (
+    Answering,
     ClientGone,
+    Exchange,
     Headers,
     Limits,
-    Receive,
     RequestTimeout,
-    Scope,
-    Send,
     read_body,
     read_headers,
     read_json_object,
-    respond,
 )
 from gateway.idempotency import AnswerMemory, Claim, Recorder, Replay, claim_name, fingerprint
 from gateway.stream import AgentStream, OpenAIStream, pump
@@ -37,6 +35,13 @@ log = logging.getLogger("spendgate.gateway")
 
 #: Refusals of requests that have not been read to their end: what still comes is not read either.
 _UNREAD = frozenset({BodyTooLarge.status, RequestTimeout.status})
+_SURFACES: dict[str, Surface] = {
+    "/agent/chat": AgentSurface(),
+    "/v1/chat/completions": OpenAISurface("chat"),
+    "/v1/embeddings": OpenAISurface("embeddings"),
+    "/serving-endpoints/chat/completions": DatabricksSurface(),
+    "/serving-endpoints/embeddings": DatabricksSurface(),
+}
 _INVOCATIONS = re.compile(r"/serving-endpoints/([^/]{1,256})/invocations")
 
 
@@ -60,24 +65,18 @@ class HotRoutes:
 
     def surface(self, path: str) -> Surface | None:
         """The surface that a path belongs to; None: it is not a hot route."""
-        match path:
-            case "/agent/chat":
-                return AgentSurface()
-            case "/v1/chat/completions":
-                return OpenAISurface("chat")
-            case "/v1/embeddings":
-                return OpenAISurface("embeddings")
-            case "/serving-endpoints/chat/completions" | "/serving-endpoints/embeddings":
-                return DatabricksSurface()
+        surface = _SURFACES.get(path)
+        if surface is not None or not path.startswith("/serving-endpoints/"):
+            return surface
         invocation = _INVOCATIONS.fullmatch(path)
         return DatabricksSurface(invocation[1]) if invocation else None
 
-    async def serve(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, surface: Surface, exchange: Exchange) -> None:
         """One request, from its headers to the end of its answer and of its hold."""
         self.running += 1
         self.idle.clear()
         try:
-            await self._serve(surface, scope, receive, send)
+            await self._serve(surface, exchange)
         finally:
             self.running -= 1
             if not self.running:
@@ -88,63 +87,48 @@ class HotRoutes:
         if self.running:
             await self.idle.wait()
 
-    async def _serve(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, surface: Surface, exchange: Exchange) -> None:
         request_id = self.ids.new("req")
+        back: Answering = exchange
         recorder: Recorder | None = None
-        leaving: asyncio.Future[None] | None = None
         try:
-            call, claimed = await self._read(surface, request_id, scope, receive)
+            call, claimed = await self._read(surface, request_id, exchange)
             if isinstance(claimed, Replay):
-                await self._replay(claimed, send)
+                exchange.answer(claimed.status, claimed.headers | {"Idempotency-Replayed": "true"}, claimed.body)
                 return
-            if claimed:
-                send = recorder = Recorder(send, claimed, self.answers)
-                request_id = call.request_id
-            else:  # under a key the call is carried to its end: the client will ask again
-                call.leaving = asyncio.ensure_future(_disconnected(receive))
-            leaving = call.leaving
+            if claimed:  # it is carried to its end: the client will ask again
+                back = recorder = Recorder(exchange, claimed, self.answers)
+                request_id, call.client = call.request_id, None
             if call.stream:
-                await self._stream(surface, call, send)
+                await self._stream(surface, call, back)
             else:
-                await self._answer(surface, call, send)
+                await self._answer(surface, call, back)
         except ClientGone:
             return
         except SpendgateError as error:
-            await self._refuse(surface, problem_of(error), request_id, send)
+            self._refuse(surface, problem_of(error), request_id, back)
         except UpstreamError as error:
-            await self._refuse(surface, problem_of_upstream(error), request_id, send)
+            self._refuse(surface, problem_of_upstream(error), request_id, back)
         finally:
-            if leaving:
-                leaving.cancel()
             if recorder:
                 await recorder.close()
 
-    async def _claim(self, headers: Headers, call: Call, path: str, raw: bytes) -> Claim | Replay | None:
-        """Take the caller's Idempotency-Key, if there is one, and derive the call's id from it."""
-        key = headers.get("idempotency-key")
-        if key is None:
-            return None
+    async def _claim(self, key: str, call: Call, path: str, raw: bytes) -> Claim | Replay:
+        """Take the caller's Idempotency-Key, and derive the call's id from it."""
         name = claim_name(call.key_id, key)
         claimed = await self.answers.claim(name, fingerprint(path, raw, call.chain), call.request_id)
         if isinstance(claimed, Claim):
             call.request_id = derived_id("req", name, str(claimed.tries))
         return claimed
 
-    async def _replay(self, replay: Replay, send: Send) -> None:
-        headers = [*replay.headers, (b"idempotency-replayed", b"true")]
-        await send({"type": "http.response.start", "status": replay.status, "headers": headers})
-        await send({"type": "http.response.body", "body": replay.body})
-
-    async def _read(
-        self, surface: Surface, request_id: str, scope: Scope, receive: Receive
-    ) -> tuple[Call, Claim | Replay | None]:
+    async def _read(self, surface: Surface, request_id: str, exchange: Exchange) -> tuple[Call, Claim | Replay | None]:
         received_ms, received_s = self.clock.now_ms(), self.clock.monotonic_s()
-        headers = read_headers(scope, self.limits)
-        key = await self.callers.authenticate(headers)
+        headers = read_headers(exchange.raw_headers, self.limits)
+        key = self.callers.known(headers) or await self.callers.authenticate(headers)
         why_not = self.ready()
         if why_not:
             raise NotReady(why_not)
-        raw = await read_body(headers, receive, self.limits)
+        raw = await read_body(headers, exchange.receive, self.limits, exchange.whole_body())
         data = read_json_object(raw)
         named = named_scopes(headers)
         parsed = surface.parse(data, named)
@@ -162,30 +146,33 @@ class HotRoutes:
             received_ms=received_ms,
             received_s=received_s,
             traceparent=headers.get("traceparent"),
+            client=exchange,
         )
-        return call, await self._claim(headers, call, scope["path"], raw)
+        if "idempotency-key" not in headers:
+            return call, None
+        return call, await self._claim(headers["idempotency-key"], call, exchange.path, raw)
 
-    async def _answer(self, surface: Surface, call: Call, send: Send) -> None:
+    async def _answer(self, surface: Surface, call: Call, back: Answering) -> None:
         answered = await self.flow.answer(call)
         if isinstance(answered, Refused):
-            await self._refuse(surface, problem_of_refusal(call, answered), call.request_id, send)
+            self._refuse(surface, problem_of_refusal(call, answered), call.request_id, back)
             return
         latency_s = self.clock.monotonic_s() - call.received_s
         overhead_s = latency_s - answered.attempt.upstream_s
         headers = call_headers(
             call, answered.attempt, answered.standing, answered.skipped_circuits, overhead_s, answered.cost_nano
         )
-        await respond(send, 200, surface.answer(answered, latency_s), headers)
+        headers["Content-Type"] = "application/json"
+        back.answer(200, headers, surface.answer(answered, latency_s))
 
-    async def _stream(self, surface: Surface, call: Call, send: Send) -> None:
+    async def _stream(self, surface: Surface, call: Call, back: Answering) -> None:
         opened = await self.flow.open(call)
         if isinstance(opened, Refused):
-            await self._refuse(surface, problem_of_refusal(call, opened), call.request_id, send)
+            self._refuse(surface, problem_of_refusal(call, opened), call.request_id, back)
             return
         with self.flow.budgets.ended(opened.attempt.admission):
             shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
-            headers = self._stream_headers(call, opened)
-            await pump(self.flow, opened, shape, headers, send)
+            await pump(self.flow, opened, shape, self._stream_headers(call, opened), back)
 
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt
@@ -194,20 +181,14 @@ class HotRoutes:
         headers = call_headers(call, attempt, standing, opened.skipped_circuits, overhead_s, None)
         return headers | {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 
-    async def _refuse(self, surface: Surface, problem: Problem, request_id: str, send: Send) -> None:
+    def _refuse(self, surface: Surface, problem: Problem, request_id: str, back: Answering) -> None:
         log.info("%s: %d %s", request_id, problem.status, problem.code)
-        headers = {"X-Request-Id": request_id} | problem.headers
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id} | problem.headers
         if problem.status == Unauthorized.status:
             headers["WWW-Authenticate"] = "Bearer"
         if problem.status in _UNREAD:
             headers["Connection"] = "close"
-        await respond(send, problem.status, surface.problem(problem), headers)
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Return once the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        back.answer(problem.status, headers, surface.problem(problem))
 
 
 class NotReady(SpendgateError):

@@ -1,10 +1,10 @@
-"""The little of HTTP that the hot routes need, straight on ASGI: limits on the way in, bytes on the way out."""
+"""The little of HTTP that the hot routes need: limits on the way in, bytes on the way out."""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -46,6 +46,108 @@ class ClientGone(Exception):
     """The client closed the connection before its request, or the answer to it, was complete."""
 
 
+class Client(Protocol):
+    """Whoever waits for an answer. on_leave: called once when it goes away; set by whoever wants to know."""
+
+    gone: bool
+    on_leave: Callable[[], None] | None
+
+
+class Answering(Protocol):
+    """The way back to a client. An answer is given at once, or begun, written and ended. Nobody hears what is said to
+    a client that is gone.
+    """
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer. It leaves at the end of this turn of the loop, behind what was sent to the store in it."""
+        ...
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """The head of an answer that comes in pieces."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """A piece of it."""
+        ...
+
+    async def drained(self) -> None:
+        """Return once the client has taken enough of what was written to be sent more."""
+        ...
+
+    def end(self, data: bytes) -> None:
+        """The last piece; it leaves as `answer` does."""
+        ...
+
+
+class Exchange(Client, Answering, Protocol):
+    """One request on a hot route, and the way back.
+
+    raw_headers: names in lower case.
+    """
+
+    path: str
+    raw_headers: list[tuple[bytes, bytes]]
+
+    def whole_body(self) -> bytes | None:
+        """The body, if it has come to its end already."""
+        ...
+
+    async def receive(self) -> Message:
+        """What comes next of the body, as an ASGI message."""
+        ...
+
+
+class Interruptible:
+    """What is awaited inside is interrupted when the client goes away, or a while after that.
+
+    patience_s: how long it may still take then; 0: not at all.
+
+    Raises:
+        ClientGone: it was interrupted.
+    """
+
+    __slots__ = ("_client", "_interrupted", "_patience_s", "_task", "_timer")
+
+    def __init__(self, client: Client | None, patience_s: float) -> None:
+        self._client = client
+        self._patience_s = patience_s
+        self._interrupted = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def __enter__(self) -> None:
+        client = self._client
+        if client is None:
+            return
+        if client.gone and self._patience_s <= 0:
+            raise ClientGone
+        self._task = asyncio.current_task()
+        client.on_leave = self._left
+        if client.gone:
+            self._left()
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if self._client is not None:
+            self._client.on_leave = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._interrupted or self._task is None:
+            return
+        if self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError):  # nobody else wants its end
+            raise ClientGone from None
+
+    def _left(self) -> None:
+        if self._patience_s > 0:
+            self._timer = asyncio.get_running_loop().call_later(self._patience_s, self._interrupt)
+        else:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._task is not None:
+            self._interrupted = True
+            self._task.cancel()
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a request may be at most, in bytes, and how long its body may take to arrive."""
@@ -55,13 +157,12 @@ class Limits:
     body_s: float = 60.0
 
 
-def read_headers(scope: Scope, limits: Limits) -> Headers:
+def read_headers(pairs: Iterable[tuple[bytes, bytes]], limits: Limits) -> Headers:
     """Headers by lower-case name; of a repeated one the first counts.
 
     Raises:
         HeadersTooLarge: all together are over the limit.
     """
-    pairs: Iterable[tuple[bytes, bytes]] = scope["headers"]
     total = 0
     headers: Headers = {}
     for name, value in pairs:
@@ -72,8 +173,8 @@ def read_headers(scope: Scope, limits: Limits) -> Headers:
     return headers
 
 
-async def read_body(headers: Headers, receive: Receive, limits: Limits) -> bytes:
-    """The whole body.
+async def read_body(headers: Headers, receive: Receive, limits: Limits, whole: bytes | None = None) -> bytes:
+    """The whole body. whole: it is there already.
 
     Raises:
         BodyTooLarge: over the limit; nothing beyond it is kept.
@@ -83,6 +184,8 @@ async def read_body(headers: Headers, receive: Receive, limits: Limits) -> bytes
     """
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedEncoding("Content-Encoding must be identity: compressed requests are not accepted")
+    if whole is not None and len(whole) <= limits.body_bytes:
+        return whole
     length = headers.get("content-length", "0")
     if not length.isdigit():
         raise InvalidInput("Content-Length", "must be a number")
@@ -161,13 +264,13 @@ def _deeper_than(value: object, levels: int) -> bool:
     return any(isinstance(item, (dict, list)) for item in level)
 
 
-def encode_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Headers for ASGI; what is not Latin-1 is replaced, so that a scope's name can't break an answer."""
-    return [(k.lower().encode("latin-1"), v.encode("latin-1", "replace")) for k, v in headers.items()]
+def header_lines(headers: Headers) -> bytes:
+    """Headers as lines; what is not Latin-1 is replaced, so that a scope's name can't break an answer.
 
-
-async def respond(send: Send, status: int, body: bytes, headers: Headers, media_type: str = "application/json") -> None:
-    """A complete answer."""
-    head = encode_headers({"content-type": media_type, "content-length": str(len(body)), **headers})
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})
+    Raises:
+        ValueError: a value holds a line break.
+    """
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
+        raise ValueError("a header holds a line break")
+    return text.encode("latin-1", "replace")

@@ -13,7 +13,9 @@ Failure policy: while the store is away no claim can be made, so no call is.
 import base64
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
@@ -21,7 +23,7 @@ import orjson
 from budget.connect import STORE_ERRORS, StoreClient
 from budget.script import Script
 from core.errors import Conflict, InvalidInput, SpendgateError, StoreUnavailable
-from gateway.http import Message, Send
+from gateway.http import Answering, Headers
 
 log = logging.getLogger("spendgate.gateway")
 
@@ -65,7 +67,7 @@ class Replay:
     """The answer that this request had."""
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    headers: Headers
     body: bytes
 
 
@@ -135,43 +137,57 @@ class RedisAnswerMemory:
 
 @dataclass(slots=True)
 class Recorder:
-    """Passes an answer on and keeps it, up to a limit of size. It is kept before its last byte leaves: a client that
+    """Passes an answer on and keeps it, up to a limit of size. The last of it goes out when it is kept: a client that
     asks again as soon as it has its answer must find it.
     """
 
-    send: Send
+    to: Answering
     claim: Claim
     memory: AnswerMemory
     status: int = 0
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    headers: Headers = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
-    ended: bool = False
+    _last: Callable[[], None] | None = None
 
-    async def __call__(self, message: Message) -> None:
-        """An ASGI message of the answer."""
-        if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], list(message["headers"])
-        elif message["type"] == "http.response.body":
-            if len(self.body) <= _MAX_ANSWER_BYTES:
-                self.body += message.get("body", b"")
-            if not message.get("more_body", False):
-                await self._end(complete=True)
-        await self.send(message)
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer."""
+        self.status, self.headers = status, headers
+        self.body += body
+        self._last = partial(self.to.answer, status, headers, body)
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """The head of an answer in pieces."""
+        self.status, self.headers = status, headers
+        self.to.begin(status, headers)
+
+    def write(self, data: bytes) -> None:
+        """A piece of it."""
+        self._keep(data)
+        self.to.write(data)
+
+    async def drained(self) -> None:
+        """As below."""
+        await self.to.drained()
+
+    def end(self, data: bytes) -> None:
+        """The last piece."""
+        self._keep(data)
+        self._last = partial(self.to.end, data)
+
+    def _keep(self, data: bytes) -> None:
+        if len(self.body) <= _MAX_ANSWER_BYTES:
+            self.body += data
 
     async def close(self) -> None:
-        """An answer that did not come to its end frees the key."""
-        if not self.ended:
-            await self._end(complete=False)
-
-    async def _end(self, *, complete: bool) -> None:
-        """Remember a whole, good answer; anything else frees the key."""
-        self.ended = True
-        if self.status != 200 or not complete:
+        """Remember a whole, good answer, and give the client its end; anything else frees the key."""
+        if self.status != 200 or self._last is None:
             await self.memory.release(self.claim)
         elif len(self.body) > _MAX_ANSWER_BYTES:
             await self.memory.finish(self.claim, None)
         else:
             await self.memory.finish(self.claim, Replay(self.status, self.headers, bytes(self.body)))
+        if self._last is not None:
+            self._last()
 
 
 def claim_name(key_id: str, key: str) -> str:
@@ -191,11 +207,10 @@ def fingerprint(path: str, raw: bytes, chain: tuple[Any, ...]) -> str:
 
 
 def _encode(answer: Replay) -> bytes:
-    headers = [[k.decode("latin-1"), v.decode("latin-1")] for k, v in answer.headers]
-    return orjson.dumps({"status": answer.status, "headers": headers, "body": base64.b64encode(answer.body).decode()})
+    body = base64.b64encode(answer.body).decode()
+    return orjson.dumps({"status": answer.status, "headers": answer.headers, "body": body})
 
 
 def _decode(text: bytes) -> Replay:
     data = orjson.loads(text)
-    headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in data["headers"]]
-    return Replay(data["status"], headers, base64.b64decode(data["body"]))
+    return Replay(data["status"], data["headers"], base64.b64decode(data["body"]))

@@ -17,7 +17,6 @@ from routing.model import Model, Routes
 from telemetry.prices import Price, PriceBook, UnpricedModel
 from telemetry.pricing import ceiling
 
-
 #: Shapes that are kept; the oldest goes first.
 _MOST_SHAPES = 10_000
 
@@ -150,9 +149,7 @@ class Planner:
         until_ms = min((ms for ms in ends if ms is not None), default=None)
         return _Shape(tuple(w.terms for w in watched), options, skipped, self.book.changes, now_ms, until_ms)
 
-    def _accounts(
-        self, chain: tuple[Scope, ...], asked: Model, now_ms: int
-    ) -> tuple[list[_Watched], list[Rules]]:
+    def _accounts(self, chain: tuple[Scope, ...], asked: Model, now_ms: int) -> tuple[list[_Watched], list[Rules]]:
         rule_sets: list[Rules] = []
         watched = []
         for terms in self.book.accounts((*chain, Scope("model", asked.name)), now_ms):

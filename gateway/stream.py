@@ -8,7 +8,6 @@ cut off, and what it sent is charged even where that is more than was held.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from core.clock import Clock
 from gateway.call import Answered
 from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of_upstream
-from gateway.http import Headers, Send, encode_headers
+from gateway.http import Answering, ClientGone, Headers, Interruptible
 from gateway.record import ABORTED
 from gateway.sizes import BEYOND, choices_of, message_bytes
 from gateway.surfaces import agent_summary
@@ -146,22 +145,48 @@ class _EnoughRead(Exception):
     """The client has gone, and no more of its answer is read."""
 
 
-async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, headers: Headers, send: Send) -> None:
-    """Carry an open stream to the client, from the head of the response to its end, then settle."""
+async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, headers: Headers, back: Answering) -> None:
+    """Carry an open stream to the client, from the head of the response to its end, and settle it."""
     meter = Meter(opened.call.body.get("n") or 1)
-    pumping = asyncio.ensure_future(_forward(flow, opened, shape, meter, headers, send))
-    leaving = opened.call.leaving
-    outcome = "answered"
+    ending = _Ending()
     try:
-        await asyncio.wait({pumping, leaving} if leaving else {pumping}, return_when=asyncio.FIRST_COMPLETED)
-        if not pumping.done():
-            outcome = ABORTED
-            if opened.attempt.on_abort is OnAbort.DRAIN:
-                await asyncio.wait({pumping}, timeout=flow.drain.time_s)
+        await _forward_while_wanted(flow, opened, shape, meter, headers, back, ending)
     finally:
-        pumping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(_end(flow, opened, shape, meter, pumping, send, outcome))
+        _end(flow, opened, shape, meter, back, ending)
+        await opened.upstream.close()
+
+
+@dataclass(slots=True)
+class _Ending:
+    """How a stream ended. complete: the upstream said its last, whether or not anybody was left to hear it."""
+
+    outcome: str = ABORTED
+    complete: bool = False
+    failure: UpstreamError | None = None
+
+
+async def _forward_while_wanted(
+    flow: ChatFlow,
+    opened: OpenedStream,
+    shape: StreamShape,
+    meter: Meter,
+    headers: Headers,
+    back: Answering,
+    ending: _Ending,
+) -> None:
+    patience_s = flow.drain.time_s if opened.attempt.on_abort is OnAbort.DRAIN else 0.0
+    try:
+        with Interruptible(opened.call.client, patience_s):
+            await _forward(flow, opened, shape, meter, headers, back)
+        ending.complete = True
+        if not opened.call.left:
+            ending.outcome = "answered"
+    except (ClientGone, _EnoughRead, OSError):  # OSError: the client's socket
+        return
+    except UpstreamError as error:
+        ending.failure = error
+        if not opened.call.left:
+            ending.outcome = error.kind.value
 
 
 @dataclass(slots=True)
@@ -190,19 +215,19 @@ def _bounds(flow: ChatFlow, opened: OpenedStream) -> _Bounds:
 
 
 async def _forward(
-    flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, headers: Headers, send: Send
+    flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, headers: Headers, back: Answering
 ) -> None:
     try:
         async with asyncio.timeout(flow.stream_timeout_s):
-            await send({"type": "http.response.start", "status": 200, "headers": encode_headers(headers)})
-            await _forward_events(flow, _bounds(flow, opened), opened, shape, meter, send)
+            back.begin(200, headers)
+            await _forward_events(flow, _bounds(flow, opened), opened, shape, meter, back)
     except TimeoutError:
         error = f"the stream takes longer than {flow.stream_timeout_s:g} s"
         raise UpstreamError(FailureKind.TIMEOUT, error) from None
 
 
 async def _forward_events(
-    flow: ChatFlow, bounds: _Bounds, opened: OpenedStream, shape: StreamShape, meter: Meter, send: Send
+    flow: ChatFlow, bounds: _Bounds, opened: OpenedStream, shape: StreamShape, meter: Meter, back: Answering
 ) -> None:
     wire = drained = 0
     events: AsyncIterator[bytes] = opened.upstream.events()
@@ -218,39 +243,22 @@ async def _forward_events(
             raise UpstreamError(FailureKind.BROKEN, "an event of the stream is no chunk of an answer")
         event = shape.event(payload, chunk)
         if event is not None and not opened.call.left:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+            back.write(event)
+            await back.drained()
 
 
-async def _end(
-    flow: ChatFlow,
-    opened: OpenedStream,
-    shape: StreamShape,
-    meter: Meter,
-    pumping: "asyncio.Future[None]",
-    send: Send,
-    outcome: str,
+def _end(
+    flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, back: Answering, ending: _Ending
 ) -> None:
-    """Close the upstream, settle, and tell the client how it ended. Runs once, also after a disconnect."""
-    failure: UpstreamError | None = None
-    complete = False
-    try:
-        await pumping
-        complete = True
-    except (asyncio.CancelledError, _EnoughRead, OSError):  # OSError: the client's socket
-        outcome = ABORTED
-    except UpstreamError as error:
-        failure = error
-        if outcome != ABORTED:
-            outcome = error.kind.value
-    await opened.upstream.close()
-    call, attempt = opened.call, opened.attempt
-    usage = _usage(flow, opened, meter, complete=complete)
-    if outcome == ABORTED:
+    """Settle, and tell the client how it ended, if it is there."""
+    call, attempt, failure = opened.call, opened.attempt, ending.failure
+    usage = _usage(flow, opened, meter, complete=ending.complete)
+    if ending.outcome == ABORTED:
         whole_hold = attempt.on_abort is OnAbort.CHARGE_HOLD
     else:
         whole_hold = failure is not None and not isinstance(usage, ExactUsage)
-    cost, standing = await flow.finish(call, attempt, usage, outcome=outcome, whole_hold=whole_hold)
-    if outcome == ABORTED:
+    cost, standing = flow.finish(call, attempt, usage, outcome=ending.outcome, whole_hold=whole_hold)
+    if ending.outcome == ABORTED:
         return
     if failure is not None:
         log.warning("%s: the stream from %s broke: %s", call.request_id, attempt.model.name, failure.kind)
@@ -260,7 +268,7 @@ async def _end(
         flow.planner.health.succeeded(attempt.model.name)
         answered = Answered(call, attempt, {}, usage, cost + opened.spent_before_nano, standing)
         last = shape.end(answered, _latency_s(flow.clock, opened)) + _DONE
-    await send({"type": "http.response.body", "body": last, "more_body": False})
+    back.end(last)
 
 
 def _usage(flow: ChatFlow, opened: OpenedStream, meter: Meter, *, complete: bool) -> Usage:

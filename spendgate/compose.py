@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,8 @@ _COUNTERS = (metrics.overages, metrics.overage_nanodollars, metrics.expired_hold
 class Worker:
     """The parts of one worker.
 
+    hot: the routes that carry calls; None in a control process.
     draining: set at SIGTERM; no new calls from then on.
-    calls_ended: returns once no call runs.
     """
 
     settings: Settings
@@ -62,8 +62,8 @@ class Worker:
     budgets: BudgetService
     upstreams: Upstreams
     health: Health
+    hot: HotRoutes | None = None
     draining: bool = False
-    calls_ended: Callable[[], Awaitable[None]] | None = None
 
     def drain(self) -> None:
         """Admit no new calls from now on."""
@@ -120,9 +120,11 @@ class Worker:
 
     async def _await_last_settlements(self) -> None:
         """Calls that the drain's end cut off still settle; store and journal stay open for them."""
-        if self.calls_ended is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.calls_ended(), _LAST_SETTLEMENTS_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SETTLEMENTS_S):
+                if self.hot is not None:
+                    await self.hot.until_idle()
+                await self.budgets.all_ended()
 
 
 async def publish(budgets: BudgetService) -> None:
@@ -178,7 +180,6 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     answers = RedisAnswerMemory(client, namespace=settings.namespace, running_ms=running_ms)
     callers = Authenticator(keys, clock, snapshot.refresh)
     hot = HotRoutes(flow, callers, clock, ids, limits, answers, worker.why_not_ready)
-    worker.calls_ended = hot.until_idle
     webhook = HeliconeWebhook(
         budgets,
         prices,
@@ -192,7 +193,10 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     if settings.role is not Role.GATEWAY:
         deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh)
         rest.include_router(create_dashboard(deps))
-    return worker, rest if settings.role is Role.CONTROL else create_app(hot, rest)
+    if settings.role is Role.CONTROL:
+        return worker, rest
+    worker.hot = hot
+    return worker, create_app(hot, rest)
 
 
 def _fastapi(running: Callable[[], Any]) -> FastAPI:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import uvicorn
 
 from core.errors import SpendgateError
-from spendgate.bounded_http import bounded_http
+from gateway.connection import connections
 from spendgate.compose import build
 from spendgate.logs import set_up_logging
 from spendgate.orphans import stop_with_parent
@@ -35,7 +35,7 @@ def main() -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=bounded_http(settings.client_timeout_s),
+        http=connections(worker.hot, settings.client_timeout_s),
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -124,9 +124,9 @@ def prices_from(entries: Iterable[Mapping[str, Any]], *, source: str) -> list[Pr
 def _price(entry: Mapping[str, Any]) -> Price:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("model"), str):
         raise InvalidInput("model", "must be a name")
-    for field in entry:
-        if field not in _KNOWN:
-            raise InvalidInput(str(field), f"is not known; known fields: {', '.join(sorted(_KNOWN))}")
+    for name in entry:
+        if name not in _KNOWN:
+            raise InvalidInput(str(name), f"is not known; known fields: {', '.join(sorted(_KNOWN))}")
     rates = entry.get("usd_per_million_tokens")
     if not isinstance(rates, Mapping) or "input" not in rates:
         raise InvalidInput("usd_per_million_tokens", "must be a map with at least input")

@@ -70,5 +70,6 @@ async def test_a_void_after_the_boundary_releases_in_the_old_period(case: tuple[
     worker, boundary_ms, old, new = case
     admission = await worker.hold("h1", 60)
     worker.clock.at_ms = boundary_ms
-    await worker.service.void(admission, b"{}")
+    worker.service.void(admission, b"{}")
+    await worker.service.all_ended()
     assert await balances(worker, old, new) == [(0, 0), (0, 0)]

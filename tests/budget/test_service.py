@@ -23,10 +23,10 @@ async def test_a_hold_is_settled(worker: Worker) -> None:
     assert admission.candidate.base_nano == 30
     assert admission.account_ids == (ID,)
     assert set(worker.service.open_holds) == {"h1"}
-    settlement = await worker.service.settle(admission, 20, Basis.EXACT, b"{}")
-    assert settlement is not None
-    assert settlement.applied
-    assert set(worker.service.open_holds) == set()
+    worker.service.settle(admission, 20, Basis.EXACT, b"{}")
+    assert set(worker.service.open_holds) == set(), "nobody waits for it"
+    await worker.service.all_ended()
+    assert worker.service.sending == {}
     assert await worker.balance() == (20, 0)
 
 
@@ -138,7 +138,7 @@ async def test_a_caller_that_goes_away_while_asking_leaves_no_hold(worker: Worke
 async def test_a_settlement_waits_for_the_store_and_counts_once(worker: Worker, fault: str) -> None:
     admission = await worker.hold("h1")
     worker.line.faults = [fault]
-    assert await worker.service.settle(admission, 20, Basis.EXACT, b"{}") is None
+    await worker.settle(admission, 20)
     assert len(worker.service.waiting) == 1
     assert await worker.service.flush() == 0
     await worker.line.deliver()
@@ -149,7 +149,8 @@ async def test_a_settlement_waits_for_the_store_and_counts_once(worker: Worker, 
 async def test_a_void_waits_for_the_store(worker: Worker) -> None:
     admission = await worker.hold("h1")
     worker.line.away = True
-    assert await worker.service.void(admission, b"{}") is None
+    worker.service.void(admission, b"{}")
+    await worker.service.all_ended()
     assert await worker.service.flush() == 1
     worker.line.away = False
     assert await worker.service.flush() == 0
@@ -157,14 +158,14 @@ async def test_a_void_waits_for_the_store(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("fault", ["hang", "stuck"])
-async def test_a_settlement_whose_caller_goes_away_is_done(worker: Worker, fault: str) -> None:
+async def test_a_settlement_that_is_cut_off_is_done(worker: Worker, fault: str) -> None:
     admission = await worker.hold("h1")
     worker.line.faults = [fault]
-    task = asyncio.create_task(worker.service.settle(admission, 20, Basis.EXACT, b"{}"))
+    worker.service.settle(admission, 20, Basis.EXACT, b"{}")
     await until(lambda: not worker.line.faults)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    [(_, sent)] = worker.service.sending.values()
+    sent.cancel()  # as the loop does at its end
+    await worker.service.all_ended()
     assert await worker.service.flush() == 0
     assert await worker.balance() == (20, 0)
 
@@ -172,11 +173,19 @@ async def test_a_settlement_whose_caller_goes_away_is_done(worker: Worker, fault
 async def test_what_is_on_its_way_when_the_worker_stops_is_brought_or_written_down(worker: Worker) -> None:
     admission = await worker.hold("h2")
     worker.line.faults = ["stuck"]
-    sending = asyncio.create_task(worker.service.settle(admission, 20, Basis.EXACT, b"{}"))
+    worker.service.settle(admission, 20, Basis.EXACT, b"{}")
     await until(lambda: not worker.line.faults)
     assert await worker.service.stop() == 0
     assert await worker.balance() == (20, 0)
-    sending.cancel()
+    [(_, sent)] = worker.service.sending.values()
+    sent.cancel()
+
+
+async def test_an_end_that_can_never_be_done_is_said(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    admission = await worker.hold("h1")
+    await worker.settle(admission, 2**53)
+    assert worker.service.waiting == []
+    assert "h1 is left to its lease" in caplog.text
 
 
 async def test_those_that_wait_go_in_order_until_the_store_fails_again(worker: Worker) -> None:

@@ -29,9 +29,11 @@ async def hand_over(worker: Worker, admission: Admission, cost: int) -> bool:
 
 async def test_every_end_keeps_what_the_call_was(worker: Worker) -> None:
     service = worker.service
-    await service.settle(await worker.hold("h1"), 1, Basis.EXACT, b'{"n":1}')
+    service.settle(await worker.hold("h1"), 1, Basis.EXACT, b'{"n":1}')
+    await service.all_ended()
     await service.true_up("h1", 2, b'{"n":2}')
-    await service.void(await worker.hold("h3"), b'{"n":3}')
+    service.void(await worker.hold("h3"), b'{"n":3}')
+    await service.all_ended()
     await service.post("h4", [BOT], 4, Basis.WEBHOOK, b'{"n":4}')
     kinds = ("settle", "true_up", "void", "post")
     assert [details(worker, kind) for kind in kinds] == [['{"n":1}'], ['{"n":2}'], ['{"n":3}'], ['{"n":4}']]
@@ -62,7 +64,7 @@ async def test_an_end_that_waited_keeps_what_the_call_was(worker: Worker) -> Non
 
 async def test_what_was_settled_here_is_remembered_for_a_rebuild(worker: Worker) -> None:
     service = worker.service
-    await service.settle(await worker.hold("h0"), 1, Basis.EXACT, b"{}")
+    await worker.settle(await worker.hold("h0"), 1)
     await hand_over(worker, await worker.hold("h1"), 5)
     await service.true_up("h1", 6, b"{}")
     await service.post("h4", [BOT], 4, Basis.WEBHOOK, b"{}")

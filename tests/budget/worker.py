@@ -61,7 +61,8 @@ class Worker:
         return admission
 
     async def settle(self, admission: Admission, cost: int) -> None:
-        await self.service.settle(admission, cost, Basis.EXACT, b"{}")
+        self.service.settle(admission, cost, Basis.EXACT, b"{}")
+        await self.service.all_ended()
 
     async def balance(self) -> tuple[int, int]:
         [row] = await self.memory.balances([ID])

@@ -1,13 +1,14 @@
 """Clients: they ask, listen more or less well, leave in the middle, and ask again."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import orjson
 
-from gateway.http import Message
+from gateway.http import Headers, Message
 from tests.simulation.catalog import BIG, KEY_TEXT, MID, SMALL
 from tests.simulation.loop import SimLoop
 from tests.simulation.worker import SimWorker
@@ -33,7 +34,7 @@ class Wish:
 
 @dataclass(slots=True)
 class Client:
-    """One request, on one connection."""
+    """One request, on one connection: a `gateway.http.Exchange`."""
 
     loop: SimLoop
     wish: Wish
@@ -44,53 +45,72 @@ class Client:
     replayed: bool = False
     gone_s: float | None = None
     task: "asyncio.Task[Any] | None" = None
-    _left: "asyncio.Future[None] | None" = None
-    _read: bool = False
+    path: str = ""
+    raw_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    gone: bool = False
+    on_leave: Callable[[], None] | None = None
 
     def ask(self, worker: SimWorker) -> None:
         """Send the request to a worker."""
-        self.raw = orjson.dumps(self.wish.body)
-        self._left = self.loop.create_future()
+        self.raw, self.path = orjson.dumps(self.wish.body), self.wish.path
         headers = {"authorization": f"Bearer {KEY_TEXT}", "content-length": str(len(self.raw))}
         if self.wish.scope:
             headers["x-budget-scopes"] = self.wish.scope
         if self.wish.idempotency_key:
             headers["idempotency-key"] = self.wish.idempotency_key
-        scope = {"path": self.wish.path, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
-        surface = worker.hot.surface(self.wish.path)
+        self.raw_headers = [(k.encode(), v.encode()) for k, v in headers.items()]
+        surface = worker.hot.surface(self.path)
         assert surface is not None
-        self.task = worker.spawn(worker.hot.serve(surface, scope, self.receive, self.send))
+        self.task = worker.spawn(worker.hot.serve(surface, self))
         worker.requests.append(self.task)
         if self.wish.leave_after_s is not None:
             self.loop.call_later(self.wish.leave_after_s, self.leave, context=self.loop.outside)
 
     def leave(self) -> None:
         """Hang up."""
-        if self._left is not None and not self._left.done():
-            self.gone_s = self.loop.time()
-            self._left.set_result(None)
+        if not self.gone and not self.complete:
+            self.gone, self.gone_s = True, self.loop.time()
+            if self.on_leave is not None:
+                self.on_leave()
+
+    def whole_body(self) -> bytes | None:
+        """It came at once."""
+        return self.raw
 
     async def receive(self) -> Message:
-        """ASGI: the request, then the client's going away."""
-        assert self._left is not None
-        if not self._read:
-            self._read = True
-            return {"type": "http.request", "body": self.raw, "more_body": False}
-        await asyncio.shield(self._left)
-        return {"type": "http.disconnect"}
+        """Nothing is left of the body."""
+        raise NotImplementedError
 
-    async def send(self, message: Message) -> None:
-        """ASGI: a piece of the answer."""
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer."""
+        self.begin(status, headers)
+        self.end(body)
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """Its head."""
+        self._hear()
+        self.status = status
+        self.replayed = "Idempotency-Replayed" in headers
+
+    def write(self, data: bytes) -> None:
+        """A piece of it."""
+        self._hear()
+        self.body += data
+
+    async def drained(self) -> None:
+        """It reads at its pace."""
         if self.wish.slow_s:
             await asyncio.sleep(self.wish.slow_s)
-        if self.gone_s is not None and self.wish.deaf:
+
+    def end(self, data: bytes) -> None:
+        """The last piece."""
+        self._hear()
+        self.body += data
+        self.complete = True
+
+    def _hear(self) -> None:
+        if self.gone and self.wish.deaf:
             raise OSError("the client has gone")
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.replayed = any(name == b"idempotency-replayed" for name, _ in message["headers"])
-            return
-        self.body += message.get("body", b"")
-        self.complete = not message.get("more_body", False)
 
 
 def wish_of(rng: Random) -> Wish:

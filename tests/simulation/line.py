@@ -49,6 +49,7 @@ class Line:
         self._weather = weather
         self._rng = rng
         self._answers = answers
+        self._last_arrival_s = 0.0
 
     async def _call(self, verb: str, about: object, do: Callable[[], Any]) -> Any:
         loop, rng = self._loop, self._rng
@@ -61,6 +62,9 @@ class Line:
             there_s, back_s = rng.random() * TIMEOUT_S * 0.6, rng.random() * TIMEOUT_S * 0.6
         if fault == "late":
             there_s = TIMEOUT_S * (0.5 + 3 * rng.random())
+        if fault != "late":  # one connection: what was sent first arrives first, unless it is lost on the way
+            there_s = max(there_s, self._last_arrival_s - loop.time())
+            self._last_arrival_s = loop.time() + there_s
         if fault or verb not in _CHATTER:
             self._trace.append((loop.time(), self._name, verb, about, fault))
         if fault == "refused":

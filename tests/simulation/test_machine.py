@@ -2,10 +2,12 @@
 `books.py`; between it and the workers requests and replies get lost, or come late.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -116,6 +118,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.loop = asyncio.new_event_loop()
         self.clock, self.ids = Clock(), CountedIds()
         self.memory = MemoryBudgetStore(self.clock.now_ms)
         self.books = Books(self.memory)
@@ -179,6 +182,15 @@ class Life(RuleBasedStateMachine):
         assert isinstance(clock, Clock)
         clock.at_ms = off_ms
 
+    def end(self, worker: BudgetService, begin: Callable[[], None]) -> None:
+        """Begin an end of a hold, and see it through."""
+
+        async def see_through() -> None:
+            begin()
+            await worker.all_ended()
+
+        self.loop.run_until_complete(see_through())
+
     # What workers do
 
     @rule(who=who, chain=st.sampled_from(CHAINS), options=options, lost=st.lists(faults, max_size=2))
@@ -206,9 +218,9 @@ class Life(RuleBasedStateMachine):
     def a_call_ends(self, which: int, cost: int, void: bool, lost: str) -> None:
         worker, admission = self._take(which, lost)
         if void:
-            run_now(worker.void(admission, b"{}"))
+            self.end(worker, lambda: worker.void(admission, b"{}"))
         else:
-            run_now(worker.settle(admission, cost, Basis.EXACT, b"{}"))
+            self.end(worker, lambda: worker.settle(admission, cost, Basis.EXACT, b"{}"))
         self._decide(admission.hold.id, 0 if void else cost)
 
     @precondition(lambda self: self.open)
@@ -314,7 +326,8 @@ class Life(RuleBasedStateMachine):
         for who in range(len(self.workers)):
             self.what_is_late_arrives(who)
         for worker, admission in self.open:
-            run_now(worker.void(admission, b"{}"))
+            self.end(worker, partial(worker.void, admission, b"{}"))
+        self.loop.close()
         self.clock.at_ms += LEASE_MS
         for who in range(len(self.workers)):
             self.a_worker_goes_its_round(who, [])
