@@ -17,7 +17,7 @@ JOBS ?= 2
 # What `make mutants` plays with: dotted names, * for any.
 MODULE ?= *
 
-.PHONY: help run test sim soak check fmt test-tools lock bench-overspend bench-litellm-env mutants clean
+.PHONY: help run test sim soak check fmt test-tools lock bench bench-overspend bench-litellm-env mutants clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lock: $(VENV)/.dev-stamp ## choose the newest versions of all dependencies, with
 	@test -x $(BIN)/uv || $(PIP) install uv
 	@$(COMPILE) --upgrade --extra dev --extra build pyproject.toml -o requirements-dev.lock
 	@$(COMPILE) --upgrade --extra build --constraint requirements-dev.lock pyproject.toml -o requirements.lock
+
+bench: $(VENV)/.dev-stamp ## what a gateway adds to a call: Spendgate and its peers (ARGS="--quick", "--only nginx,spendgate")
+	@$(BIN)/python -m bench.speed $(ARGS)
 
 bench-overspend: $(VENV)/.dev-stamp ## how far a crowd gets beyond a cap (ARGS="--only plain", "--against litellm", ...)
 	@$(BIN)/python -m bench.overspend $(ARGS)
