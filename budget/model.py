@@ -4,12 +4,13 @@ a budget (configuration) has accounts (budget, key, period); a hold reserves mon
 held -> settled | voided | expired, and each end is one event.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from enum import IntEnum, StrEnum
 
 from core.period import Period
 from core.scope import Scope
+from core.values import value
 
 
 class BudgetState(IntEnum):
@@ -23,10 +24,13 @@ class BudgetState(IntEnum):
     @property
     def label(self) -> str:
         """``Active``, ``Warned``, ``Degraded`` or ``Stopped``."""
-        return self.name.capitalize()
+        return _LABELS[self]
 
 
-@dataclass(frozen=True, slots=True)
+_LABELS = tuple(state.name.capitalize() for state in BudgetState)
+
+
+@value
 class DowngradeRule:
     """While Degraded, `from_model` (or ``*``, any other) is served by `to_model`."""
 
@@ -34,7 +38,7 @@ class DowngradeRule:
     to_model: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Policy:
     """How a budget acts.
 
@@ -56,7 +60,7 @@ class Policy:
     min_output_tokens: int = 256
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TopUp:
     """Extra limit for one period (and one key; None: each key), until `expires_ms` or the period's end."""
 
@@ -69,7 +73,7 @@ class TopUp:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reset:
     """A fresh start within a period (for one key; None: each key). The old account keeps its history."""
 
@@ -79,7 +83,7 @@ class Reset:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Budget:
     """A limit on a scope per period.
 
@@ -106,7 +110,7 @@ class Budget:
     revision: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AccountTerms:
     """An account as one request sees it: which it is and its limits at that time, in nano-dollars.
 
@@ -152,7 +156,7 @@ NOT_WHEN_DEGRADED = "0"  # watched, and not to be used once the account is Degra
 EVEN_WHEN_DEGRADED = "1"  # watched, and fine in Degraded too
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Candidate:
     """A way to serve the call, with its ceiling: ``base_nano + ceil(tokens × out_pico / 1000)``.
 
@@ -173,7 +177,7 @@ class Candidate:
         return self.base_nano - (-tokens * self.out_pico // 1000)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReserveRequest:
     """Everything the store needs to decide, in one message.
 
@@ -193,7 +197,7 @@ class ReserveRequest:
     detail: bytes = b"{}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Balance:
     """What an account holds now, in nano-dollars, and its state at that spend."""
 
@@ -202,7 +206,7 @@ class Balance:
     state: BudgetState
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hold:
     """Money that is held: the candidate that fitted (by index), how many tokens, how much on each account.
 
@@ -226,7 +230,7 @@ class RefusalCode(StrEnum):
     NO_MODEL = "no_model_available"  # the states leave no candidate
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refusal:
     """A refusal and the numbers that it comes from.
 
@@ -240,7 +244,7 @@ class Refusal:
     balances: tuple[Balance, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StaleSnapshot:
     """The worker's budgets are not the store's: read them again and ask again."""
 
@@ -281,7 +285,7 @@ class Basis(StrEnum):
     WEBHOOK = "webhook"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NextHold:
     """The hold of the next attempt, taken out of the one that ends, on the same accounts in the same script."""
 
@@ -290,7 +294,7 @@ class NextHold:
     detail: bytes = b"{}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resolution:
     """The end of a hold.
 
@@ -313,7 +317,7 @@ class Resolution:
     only_owner: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settlement:
     """What a resolution did.
 

@@ -1,10 +1,10 @@
 """What the budget needs from the outside, by role."""
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from budget.model import Hold, HoldStatus, Refusal, ReserveRequest, Resolution, Settlement, StaleSnapshot
+from core.values import value
 
 #: How far a worker's clock may be from the store's.
 MAX_CLOCK_SKEW_MS = 5_000
@@ -12,7 +12,7 @@ MAX_CLOCK_SKEW_MS = 5_000
 ACCOUNT_KEPT_AFTER_END_MS = 40 * 86_400_000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AccountBalance:
     """What the store has of an account; zeroes if it has none."""
 
@@ -21,7 +21,7 @@ class AccountBalance:
     held_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DueHold:
     """An open hold whose lease is over, with the accounts that it is on."""
 
@@ -29,7 +29,7 @@ class DueHold:
     account_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FoundHold:
     """What the store remembers of a hold; `cost_nano` is what was posted, 0 while it is held."""
 
@@ -39,7 +39,7 @@ class FoundHold:
     cost_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OpenHold:
     """A hold that has not ended.
 
@@ -55,7 +55,7 @@ class OpenHold:
     detail: bytes = b"{}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Continuity:
     """What a store says of its own memory.
 
@@ -132,7 +132,7 @@ class BudgetStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Change:
     """A document as it is now; text None: deleted."""
 

@@ -48,6 +48,8 @@ from core.errors import Conflict, InvalidInput, StoreLost, StoreUnavailable
 
 _SKEW = str(MAX_CLOCK_SKEW_MS)
 _KEPT = str(ACCOUNT_KEPT_AFTER_END_MS)
+_STATES = tuple(BudgetState)
+_STATUSES = {status.value.encode(): status for status in HoldStatus}
 
 
 class RedisBudgetStore:
@@ -72,6 +74,9 @@ class RedisBudgetStore:
         self._extend = Script("budget", "extend")
         self._agree = Script("budget", "agree")
         self._put = Script("budget", "put_document")
+        self._hold, self._account, self._accounts = self.key("hold", ""), self.key("a", ""), self.key("a")
+        self._leases = self.key("leases")
+        self._reserve_keys = [self.key("version"), self._leases, self.key("refusals")]
 
     async def found(self, epoch: str) -> None:
         """Begin the books in an empty namespace; where there are books, they go on."""
@@ -93,9 +98,9 @@ class RedisBudgetStore:
     async def reserve(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
         """Hold the ceiling of the first candidate that fits on all its accounts, or on none."""
         check_request(request)
-        keys = [self.key(k) for k in ("version", "leases", "refusals")]
-        keys += [self.key("hold", request.hold_id), self.key("a")]
-        keys += [self.key("a", a.id) for a in request.accounts]
+        prefix = self._account
+        keys = [*self._reserve_keys, self._hold + request.hold_id, self._accounts]
+        keys += [prefix + a.id for a in request.accounts]
         epoch = self.epoch
         reply = await self.link.call(self._reserve, keys, _reserve_args(request), acknowledged=True)
         if reply[0] == b"held":
@@ -108,25 +113,15 @@ class RedisBudgetStore:
         replayed_ms: when it happened, where a rebuild repeats an event.
         """
         check_resolution(resolution)
-        hold = self.key("hold", resolution.hold_id)
-        following = resolution.next_hold
-        keys = [self.key("leases"), hold]
-        keys += [self.key("hold", following.id) if following else hold, self.key("a")]
-        keys += [self.key("a", a) for a in resolution.account_ids]
+        prefix, hold, following = self._account, self._hold + resolution.hold_id, resolution.next_hold
+        keys = [self._leases, hold, self._hold + following.id if following else hold, self._accounts]
+        keys += [prefix + a for a in resolution.account_ids]
         epoch = self.epoch
         reply = await self.link.call(self._resolve, keys, self._resolve_args(resolution, replayed_ms))
         if reply[0] == b"refused":
             raise InvalidInput(reply[1].decode(), reply[2].decode())
         self.link.saw(reply[1], epoch)
-        numbers = [int(n) for n in reply[1:]]
-        return Settlement(
-            before=HoldStatus(reply[0].decode()),
-            applied=numbers[1] == 1,
-            delta_nano=numbers[2],
-            overage_nano=numbers[3],
-            balances=tuple(zip(numbers[4::2], numbers[5::2], strict=True)),
-            sequence=numbers[0],
-        )
+        return _read_resolve(reply)
 
     def _resolve_args(self, r: Resolution, replayed_ms: int | None) -> list[str | bytes]:
         following = r.next_hold
@@ -335,12 +330,22 @@ def _read_reserve(request: ReserveRequest, reply: list[bytes]) -> Hold | Refusal
         raise StoreUnavailable(f"this worker's clock is {off_s:.1f} s off the store's; at most 5 s are allowed")
     if head == b"resolved":
         raise Conflict(f"the hold {request.hold_id} is another call's, or has ended ({reply[1].decode()})")
-    numbers = [int(n) for n in reply[5:]]
-    balances = tuple(
-        Balance(spent, held, BudgetState(state))
-        for spent, held, state in zip(numbers[0::3], numbers[1::3], numbers[2::3], strict=True)
-    )
+    numbers = list(map(int, reply[5:]))
+    states = [_STATES[state] for state in numbers[2::3]]
+    balances = tuple(map(Balance, numbers[0::3], numbers[1::3], states))
     if head == b"held":
         return Hold(request.hold_id, int(reply[2]), int(reply[3]), int(reply[4]), balances)
     account = int(reply[3]) if reply[3] else None
     return Refusal(RefusalCode(reply[2].decode()), account, int(reply[4]), balances)
+
+
+def _read_resolve(reply: list[bytes]) -> Settlement:
+    sequence, applied, delta_nano, overage_nano, *balances = map(int, reply[1:])
+    return Settlement(
+        before=_STATUSES[reply[0]],
+        applied=applied == 1,
+        delta_nano=delta_nano,
+        overage_nano=overage_nano,
+        balances=tuple(zip(balances[0::2], balances[1::2], strict=True)),
+        sequence=sequence,
+    )

@@ -36,6 +36,7 @@ from core.clock import Clock
 from core.errors import InvalidInput, StoreUnavailable
 from core.ids import Ids
 from core.scope import Scope
+from core.values import value
 
 log = logging.getLogger("spendgate.budget")
 
@@ -43,7 +44,7 @@ _STALE_TRIES = 4
 _MAX_WAITING = 100_000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Plan:
     """A call as the budgets see it: its accounts and the candidates in order of preference."""
 
@@ -51,31 +52,31 @@ class Plan:
     candidates: tuple[Candidate, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
-    """A hold that this worker owns, with what it was decided from."""
+    """A hold that this worker owns, with what it was decided from.
+
+    candidate: the one that fitted. watching: the accounts that the hold is on, with their balances after it.
+    """
 
     hold: Hold
     plan: Plan
+    candidate: Candidate = field(init=False)
+    watching: tuple[tuple[AccountTerms, Balance], ...] = field(init=False)
+    account_ids: tuple[str, ...] = field(init=False)
 
-    @property
-    def candidate(self) -> Candidate:
-        """The candidate that fitted."""
-        return self.plan.candidates[self.hold.candidate]
-
-    @property
-    def watching(self) -> tuple[tuple[AccountTerms, Balance], ...]:
-        """The accounts that the hold is on, with their balances after it."""
-        rows = zip(self.plan.accounts, self.hold.balances, self.candidate.watched, strict=True)
-        return tuple((terms, balance) for terms, balance, mark in rows if mark != UNAFFECTED)
-
-    @property
-    def account_ids(self) -> tuple[str, ...]:
-        """Ids of the accounts that the hold is on."""
-        return tuple(terms.id for terms, _ in self.watching)
+    def __post_init__(self) -> None:
+        accounts, balances = self.plan.accounts, self.hold.balances
+        self.candidate = self.plan.candidates[self.hold.candidate]
+        marks = self.candidate.watched
+        if UNAFFECTED in marks:
+            kept = [n for n, mark in enumerate(marks) if mark != UNAFFECTED]
+            accounts, balances = tuple([accounts[n] for n in kept]), tuple([balances[n] for n in kept])
+        self.watching = tuple(zip(accounts, balances, strict=True))
+        self.account_ids = tuple([terms.id for terms in accounts])
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """A refusal with the plan that it was decided from."""
 

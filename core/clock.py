@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -29,6 +30,7 @@ class SystemClock:
         return time.monotonic()
 
 
+@lru_cache(1024)  # the ends of periods are asked for by every call
 def iso_utc(at_ms: int) -> str:
     """Epoch milliseconds as ISO 8601 in UTC, such as ``2026-11-23T01:00:00.000Z``."""
     moment = datetime.fromtimestamp(at_ms / 1000, UTC)

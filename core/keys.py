@@ -1,20 +1,19 @@
 """API keys: what they look like, how they are kept, what scopes they carry.
 
 A key reads ``sg_<role>_<id>_<secret>``. Only SHA-256 of the whole key is kept: the secret has 256 random
-bits, so a slow hash would add nothing, and comparing digests in constant time tells nothing.
+bits, so a slow hash would add nothing.
 """
 
 import hashlib
-import hmac
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
 from core.errors import Forbidden, Unauthorized
-from core.scope import Scope, ordered_chain
+from core.scope import Chain, Scope, ordered_chain
+from core.values import value
 
 _OURS = re.compile(r"sg_(?:agent|admin)_([0-9A-Za-z]{12})_[0-9A-Za-z]{32,}")
 
@@ -26,7 +25,7 @@ class KeyRole(StrEnum):
     ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ApiKey:
     """A key at rest.
 
@@ -73,18 +72,29 @@ def key_id_of(key_text: str) -> str:
 
 
 class KeyRing:
-    """The keys in force; replaced as a whole or one by one when the snapshot changes."""
+    """The keys in force; replaced as a whole or one by one when the snapshot changes.
+
+    changes: counts them, so that what was worked out from the keys can be kept until the next.
+    """
 
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
-        self._by_id = {key.id: key for key in keys}
+        self.changes = 0
+        self._by_id: dict[str, ApiKey] = {}
+        self._by_digest: dict[str, ApiKey] = {}
+        for key in keys:
+            self.put(key)
 
     def put(self, key: ApiKey) -> None:
         """Add or replace a key."""
-        self._by_id[key.id] = key
+        self.remove(key.id)
+        self._by_id[key.id] = self._by_digest[key.digest] = key
 
     def remove(self, key_id: str) -> None:
         """Forget a key, if it is there."""
-        self._by_id.pop(key_id, None)
+        self.changes += 1
+        key = self._by_id.pop(key_id, None)
+        if key is not None:
+            self._by_digest.pop(key.digest, None)
 
     def all(self) -> list[ApiKey]:
         """Every key, by id."""
@@ -99,15 +109,16 @@ class KeyRing:
         """
         if not key_text:
             raise Unauthorized("an API key is needed: send it as 'Authorization: Bearer <key>'")
-        key = self._by_id.get(key_id_of(key_text))
-        if key is None or not hmac.compare_digest(key.digest, digest_of(key_text)):
+        # Found by its digest: how long that takes tells a guesser about digests, and nobody can choose those.
+        key = self._by_digest.get(digest_of(key_text))
+        if key is None:
             raise Unauthorized("the API key is not known")
         if key.role is not role:
             raise Forbidden(f"this key has the role {key.role.value}; this call needs the role {role.value}")
         return key
 
 
-def scope_chain(key: ApiKey, named: Mapping[str, Scope]) -> tuple[Scope, ...]:
+def scope_chain(key: ApiKey, named: Mapping[str, Scope]) -> Chain:
     """The chain of a call: the key's own scopes, replaced per type by what the caller names and may name.
 
     Raises:

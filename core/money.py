@@ -78,7 +78,8 @@ def fraction_floor(amount_nano: int, fraction: Decimal) -> int:
 
 def format_usd(amount_nano: int) -> str:
     """Nano-dollars as plain decimal dollars with at least two decimals, exact: ``"0.0000015"``, ``"12.50"``."""
-    sign = "-" if amount_nano < 0 else ""
-    whole, nano = divmod(abs(amount_nano), NANO_PER_USD)
-    decimals = f"{nano:09d}".rstrip("0").ljust(2, "0")
-    return f"{sign}{whole}.{decimals}"
+    if amount_nano < 0:
+        return "-" + format_usd(-amount_nano)
+    whole, nano = divmod(amount_nano, NANO_PER_USD)
+    cents, rest = divmod(nano, NANO_PER_USD // 100)
+    return f"{whole}.{nano:09d}".rstrip("0") if rest else f"{whole}.{cents:02d}"

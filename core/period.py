@@ -4,12 +4,12 @@ A period's id is part of an account's key, so nothing is ever reset: periods sim
 """
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from core.errors import InvalidInput
+from core.values import value
 
 _INTERVAL = re.compile(r"every:(\d{1,9})([smhd])")
 _LONGEST_INTERVAL_S = 3653 * 86400
@@ -27,7 +27,7 @@ class Cadence(StrEnum):
     TOTAL = "total"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Period:
     """One period. `start_ms` inclusive and `end_ms` exclusive are epoch milliseconds; None: without end."""
 

@@ -4,8 +4,9 @@ A scope is a (type, key) pair. A request carries a chain of them, at most one pe
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from core.errors import InvalidInput
 
@@ -62,8 +63,27 @@ def parse_scope_text(field: str, text: str, *, wildcard: bool = False) -> Scope:
     return parse_scope(field, scope_type.strip(), key.strip(), wildcard=wildcard)
 
 
-def ordered_chain(by_type: Mapping[str, Scope]) -> tuple[Scope, ...]:
+class Chain(tuple[Scope, ...]):
+    """Who pays for a call, narrow to wide.
+
+    names: as text, ``agent:research-bot``. text: all of them, one a line. keys: by type.
+    """
+
+    names: list[str]
+    text: str
+    keys: dict[str, str]
+
+    def __new__(cls, scopes: Iterable[Scope]) -> Self:
+        """A chain of these scopes, in this order."""
+        self = super().__new__(cls, scopes)
+        self.names = [str(scope) for scope in self]
+        self.text = "\n".join(self.names)
+        self.keys = {scope.type: scope.key for scope in self}
+        return self
+
+
+def ordered_chain(by_type: Mapping[str, Scope]) -> Chain:
     """One scope per type, narrow to wide; a customer's own types last, by name."""
     known = [by_type[t] for t in SCOPE_TYPES if t in by_type]
     own = [by_type[t] for t in sorted(by_type) if t not in SCOPE_TYPES]
-    return (*known, *own)
+    return Chain((*known, *own))

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from core.clock import Clock
 from core.errors import Forbidden, InvalidInput, Unauthorized
 from core.keys import ApiKey, KeyRing, KeyRole, scope_chain
-from core.scope import Scope, parse_scope, parse_scope_text
+from core.scope import Chain, Scope, parse_scope, parse_scope_text
 from gateway.http import Headers
 
 _REFRESH_EVERY_S = 0.05
+_SCOPE_HEADERS = ("x-budget-scope-type", "x-budget-scope-key", "x-budget-scopes")
+#: Chains that are kept, and how long the headers may be that name them; the oldest goes first.
+_MOST_CHAINS = 10_000
+_LONGEST_KEPT = 512
 #: Set by the gateway itself, never by a caller.
 _RESERVED_TYPES = frozenset({"key", "model"})
 
@@ -26,7 +30,7 @@ def key_text(headers: Headers) -> str | None:
 
 @dataclass(slots=True)
 class Authenticator:
-    """Knows who calls.
+    """Knows who calls, and who pays.
 
     refresh: reads the keys again; asked when a key is not known, for another worker may just have made it. All who
         ask meanwhile share the next reading, and it is not read more often, so that guessing keys does not load the
@@ -38,6 +42,8 @@ class Authenticator:
     refresh: Callable[[], Awaitable[None]]
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _refreshed_s: float = float("-inf")
+    _chains: dict[tuple[str | Scope | None, ...], Chain] = field(default_factory=dict)
+    _chains_of: int = -1
 
     def known(self, headers: Headers) -> ApiKey | None:
         """The agent key of a request, if it is known here.
@@ -49,6 +55,29 @@ class Authenticator:
             return self.keys.authenticate(key_text(headers), KeyRole.AGENT)
         except Unauthorized:
             return None
+
+    def chain(self, key: ApiKey, headers: Headers, own: Scope | None) -> Chain:
+        """Who pays for a call with this key. own: a scope that the request's body names.
+
+        Raises:
+            InvalidInput, Forbidden: what the caller names is malformed, or more than its key allows.
+        """
+        names = tuple([headers.get(name) for name in _SCOPE_HEADERS])
+        asked = (key.id, *names, own)
+        if self._chains_of != self.keys.changes:
+            self._chains.clear()
+            self._chains_of = self.keys.changes
+        chain = self._chains.get(asked)
+        if chain is None:
+            named = named_scopes(*names)
+            if own is not None:
+                add_named(named, own)
+            chain = scope_chain(key, named)
+            if sum(len(name or "") for name in names) <= _LONGEST_KEPT:
+                if len(self._chains) >= _MOST_CHAINS:
+                    del self._chains[next(iter(self._chains))]
+                self._chains[asked] = chain
+        return chain
 
     async def authenticate(self, headers: Headers) -> ApiKey:
         """The agent key of a request.
@@ -72,18 +101,17 @@ class Authenticator:
         return self.keys.authenticate(text, KeyRole.AGENT)
 
 
-def named_scopes(headers: Headers) -> dict[str, Scope]:
-    """Scopes that the caller names: ``X-Budget-Scope-Type`` and ``-Key``, or several in one
+def named_scopes(scope_type: str | None, key: str | None, several: str | None) -> dict[str, Scope]:
+    """Scopes that the caller names by headers: ``X-Budget-Scope-Type`` and ``-Key``, or several in one
     ``X-Budget-Scopes: agent:a, team:b``.
 
     Raises:
         InvalidInput: malformed, or two of one type.
     """
     named: dict[str, Scope] = {}
-    if "x-budget-scope-type" in headers or "x-budget-scope-key" in headers:
-        scope_type, key = headers.get("x-budget-scope-type"), headers.get("x-budget-scope-key")
+    if scope_type is not None or key is not None:
         add_named(named, parse_scope("X-Budget-Scope-", scope_type, key))
-    for part in headers.get("x-budget-scopes", "").split(","):
+    for part in (several or "").split(","):
         if part.strip():
             add_named(named, parse_scope_text("X-Budget-Scopes", part.strip()))
     return named
@@ -101,12 +129,3 @@ def add_named(named: dict[str, Scope], scope: Scope) -> None:
     if named.get(scope.type, scope) != scope:
         raise InvalidInput("scope", f"names two scopes of type {scope.type}")
     named[scope.type] = scope
-
-
-def chain_of(key: ApiKey, named: dict[str, Scope]) -> tuple[Scope, ...]:
-    """Who pays for a call with this key and these named scopes.
-
-    Raises:
-        Forbidden: the key may not name one of them.
-    """
-    return scope_chain(key, named)

@@ -1,10 +1,10 @@
 """What in a request bears a price, bounded before it leaves or refused by name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from core.errors import InvalidInput
+from core.values import value
 from gateway.fields import check_message_fields
 from routing.model import Model
 from telemetry.usage import estimate_tokens
@@ -14,7 +14,7 @@ _TOKENS_PER_MESSAGE = 16
 _LIKELY_TOKENS_PER_MESSAGE = 4
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Bounds:
     """What a request may cost at most, before any model is chosen.
 
@@ -93,7 +93,7 @@ def _choices(body: Mapping[str, Any]) -> int:
 
 
 def _images(number: int, message: object) -> int:
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise InvalidInput(f"messages[{number}]", "must be an object with a role")
     check_message_fields(f"messages[{number}]", message)
     content = message.get("content")
@@ -103,7 +103,7 @@ def _images(number: int, message: object) -> int:
         raise InvalidInput(f"messages[{number}].content", "must be text or a list of parts")
     images = 0
     for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
+        kind = part.get("type") if isinstance(part, dict) else None
         if kind == "image_url":
             images += 1
         elif kind not in ("text", "refusal"):
@@ -120,10 +120,10 @@ def _has_tools(body: Mapping[str, Any]) -> bool:
     if not isinstance(tools, list):
         raise InvalidInput("tools", "must be a list")
     for number, tool in enumerate(tools):
-        if not isinstance(tool, Mapping) or tool.get("type") != "function":
+        if not isinstance(tool, dict) or tool.get("type") != "function":
             raise InvalidInput(f"tools[{number}].type", "must be function: hosted tools are billed apart")
         if tool.get("cache_control"):
             raise InvalidInput(f"tools[{number}].cache_control", "is not supported: it is billed apart")
-        if not isinstance(tool.get("function"), Mapping) or not isinstance(tool["function"].get("name"), str):
+        if not isinstance(tool.get("function"), dict) or not isinstance(tool["function"].get("name"), str):
             raise InvalidInput(f"tools[{number}].function.name", "must be text")
     return True

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from budget.model import AccountTerms, BudgetState
 from budget.service import Admission
-from core.scope import Scope
+from core.scope import Chain
+from core.values import value
 from gateway.http import Client
 from routing.model import Model, OnAbort
 from telemetry.prices import Price
@@ -28,6 +29,7 @@ class Call:
     chain: who pays, narrow to wide.
     received_s: monotonic time when the request began.
     client: who waits for the answer; None: it is not asked, the call is carried to its end.
+    model: what `asked` names, once that is known.
     """
 
     request_id: str
@@ -38,12 +40,13 @@ class Call:
     stream: bool
     wants_usage: bool
     raw_bytes: int
-    chain: tuple[Scope, ...]
+    chain: Chain
     key_id: str
     received_ms: int
     received_s: float
     traceparent: str | None = None
     client: Client | None = None
+    model: Model | None = None
 
     @property
     def left(self) -> bool:
@@ -71,7 +74,7 @@ class Attempt:
     on_abort: OnAbort = OnAbort.ESTIMATE
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AccountStanding:
     """An account after a call: its terms, balance and state."""
 
@@ -97,20 +100,23 @@ class Answered:
     skipped_circuits: list[str] = field(default_factory=list)
 
 
-def worst(standings: list[AccountStanding]) -> AccountStanding:
-    """The account that decides: the worst state, then the largest share of its hard cap used."""
-    return max(standings, key=lambda s: (s.state, (s.spent_nano + s.held_nano) / max(1, s.terms.hard_nano)))
+def standing_now(admission: Admission) -> AccountStanding:
+    """The account that decides, as it was when the hold was made."""
+    return standing_after(admission, 0, 0)
 
 
-def admitted(admission: Admission) -> list[AccountStanding]:
-    """The accounts of a hold as they were when it was made."""
-    return [AccountStanding(t, b.spent_nano, b.held_nano, b.state) for t, b in admission.watching]
-
-
-def settled(before: AccountStanding, cost_nano: int, held_nano: int) -> AccountStanding:
-    """The same account once a hold of it has ended. Other calls may have changed it meanwhile: the books know."""
-    terms, spent_nano = before.terms, before.spent_nano + cost_nano
-    state = terms.state_at(spent_nano)
-    if state > before.state:
-        log.warning("%s is now %s", terms.scope, state.label)
-    return AccountStanding(terms, spent_nano, before.held_nano - held_nano, state)
+def standing_after(admission: Admission, cost_nano: int, held_nano: int) -> AccountStanding:
+    """The account that decides once a hold has ended: the worst state, then the largest share of its hard cap used.
+    Other calls may have changed the accounts meanwhile: the books know.
+    """
+    deciding, most = None, (-1, -1.0)
+    for terms, before in admission.watching:
+        spent_nano, still_held_nano = before.spent_nano + cost_nano, before.held_nano - held_nano
+        state = terms.state_at(spent_nano)
+        if state > before.state:
+            log.warning("%s is now %s", terms.scope, state.label)
+        rank = (state, (spent_nano + still_held_nano) / (terms.hard_nano or 1))
+        if rank > most:
+            deciding, most = AccountStanding(terms, spent_nano, still_held_nano, state), rank
+    assert deciding is not None, "a hold is on some account"
+    return deciding

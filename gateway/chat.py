@@ -29,7 +29,7 @@ from core.clock import Clock
 from core.errors import SpendgateError
 from core.ids import derived_id
 from gateway.bounds import estimate_input_tokens, input_tokens_bound, read_bounds
-from gateway.call import AccountStanding, Answered, Attempt, Call, admitted, settled, worst
+from gateway.call import AccountStanding, Answered, Attempt, Call, standing_after
 from gateway.http import ClientGone, Interruptible
 from gateway.planner import Planner
 from gateway.record import ABORTED, attempt_detail, hold_detail
@@ -124,7 +124,9 @@ class ChatFlow:
         attempt, body = done
         self.planner.health.succeeded(attempt.model.name)
         with self.budgets.ended(attempt.admission):
-            usage = self.usage_of(call, attempt, body.get("usage"), answer_bytes(body))
+            usage: Usage | str = read_usage(body.get("usage"))
+            if isinstance(usage, str):
+                usage = self.estimated(call, attempt, usage, answer_bytes(body))
             outcome = ABORTED if call.left else "answered"
             cost, standing = self.finish(call, attempt, usage, outcome=outcome)
         return Answered(call, attempt, body, usage, cost + progress.charged_nano, standing, progress.skipped)
@@ -214,7 +216,7 @@ class ChatFlow:
             operation=call.operation,
             attempt_id=attempt.admission.hold.id,
             timeout_s=max(_SHORTEST_TRY_S, self._left_s(call)),
-            usage_context={s.type: s.key for s in call.chain},
+            usage_context=call.chain.keys,
             traceparent=call.traceparent,
         )
 
@@ -279,25 +281,22 @@ class ChatFlow:
             self.budgets.void(attempt.admission, detail)
         return cost
 
-    def usage_of(
-        self, call: Call, attempt: Attempt, reported: object, received_bytes: int, *, cut_after_s: float | None = None
-    ) -> Usage:
-        """The provider's usage if it can be believed; otherwise a bound on what was sent and received.
+    def estimated(
+        self, call: Call, attempt: Attempt, why: str, received_bytes: int, *, cut_after_s: float | None = None
+    ) -> EstimatedUsage:
+        """A bound on what was sent and received, where the provider's usage can't be believed. why: what is wrong.
 
-        cut_after_s: how long an answer had come before it was cut off; its usage is not wanted then. What was seen of
-            it is estimated, with what the upstream makes until it notices.
+        cut_after_s: how long an answer had come before it was cut off. What was seen of it is estimated, with what
+            the upstream makes until it notices.
         """
-        usage = read_usage(reported)
-        if isinstance(usage, ExactUsage):
-            return usage
-        log.warning("%s: %s; estimated instead", call.request_id, usage)
+        log.warning("%s: %s; estimated instead", call.request_id, why)
         bounds = read_bounds(attempt.body, call.operation)
         sent = most = input_tokens_bound(call.raw_bytes, bounds, attempt.model)
         received = min(received_bytes, attempt.admission.hold.tokens * bounds.choices)
         if cut_after_s is not None:
             sent = min(most, estimate_input_tokens(sent_bytes(attempt.body), bounds, attempt.model))
             received = tokens_of_cut_answer(estimate_tokens(received_bytes), cut_after_s)
-        return EstimatedUsage(Tokens(input=max(1, sent), output=received), usage)
+        return EstimatedUsage(Tokens(input=max(1, sent), output=received), why)
 
     def finish(
         self, call: Call, attempt: Attempt, usage: Usage, *, outcome: str = "answered", whole_hold: bool = False
@@ -316,7 +315,7 @@ class ChatFlow:
             cost = max(cost, held)
         detail = attempt_detail(call, attempt, usage, cost, self.clock.now_ms(), outcome=outcome)
         self.budgets.settle(attempt.admission, cost, Basis.EXACT if exact else Basis.ESTIMATED, detail)
-        return cost, worst([settled(s, cost, held) for s in admitted(attempt.admission)])
+        return cost, standing_after(attempt.admission, cost, held)
 
 
 def attempt_id(request_id: str, number: int) -> str:

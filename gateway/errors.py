@@ -1,6 +1,6 @@
 """Errors and refusals as HTTP answers: status, headers and the facts; the surface adds its envelope."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from budget.model import RefusalCode
@@ -8,6 +8,7 @@ from budget.service import Refused
 from core.clock import iso_utc
 from core.errors import InvalidInput, SpendgateError
 from core.money import format_usd
+from core.values import value
 from gateway.call import AccountStanding, Call
 from gateway.headers import budget_headers
 from gateway.http import Headers
@@ -15,7 +16,7 @@ from gateway.why import deciding, why_refused
 from routing.errors import FailureKind, UpstreamError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Problem:
     """An error as every surface needs it. param: the field at fault. facts: numbers of a refusal."""
 

@@ -1,5 +1,6 @@
 """The headers that every answer carries; money as plain decimal dollars."""
 
+from functools import lru_cache
 from urllib.parse import quote
 
 from core.clock import iso_utc
@@ -9,6 +10,7 @@ from gateway.call import AccountStanding, Attempt, Call
 from gateway.http import Headers
 
 
+@lru_cache(4096)
 def scope_header(scope: Scope) -> str:
     """``agent:research-bot``, percent-encoded where a header could not carry it."""
     return quote(str(scope), safe=":/@ !#$&'()*+,;=?[]~")

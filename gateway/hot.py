@@ -10,8 +10,8 @@ from budget.service import Refused
 from core.clock import Clock
 from core.errors import BodyTooLarge, SpendgateError, Unauthorized
 from core.ids import Ids, derived_id
-from gateway.auth import Authenticator, chain_of, named_scopes
-from gateway.call import Call, admitted, worst
+from gateway.auth import Authenticator
+from gateway.call import Call, standing_now
 from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of, problem_of_refusal, problem_of_upstream
 from gateway.headers import call_headers
@@ -130,8 +130,7 @@ class HotRoutes:
             raise NotReady(why_not)
         raw = await read_body(headers, exchange.receive, self.limits, exchange.whole_body())
         data = read_json_object(raw)
-        named = named_scopes(headers)
-        parsed = surface.parse(data, named)
+        parsed = surface.parse(data)
         call = Call(
             request_id=request_id,
             surface=surface.name,
@@ -141,7 +140,7 @@ class HotRoutes:
             stream=parsed.stream,
             wants_usage=parsed.wants_usage,
             raw_bytes=len(raw),
-            chain=chain_of(key, named),
+            chain=self.callers.chain(key, headers, parsed.scope),
             key_id=key.id,
             received_ms=received_ms,
             received_s=received_s,
@@ -177,7 +176,7 @@ class HotRoutes:
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt
         overhead_s = self.clock.monotonic_s() - call.received_s - attempt.upstream_s
-        standing = worst(admitted(attempt.admission))
+        standing = standing_now(attempt.admission)
         headers = call_headers(call, attempt, standing, opened.skipped_circuits, overhead_s, None)
         return headers | {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
 from core.errors import BodyTooLarge, InvalidInput, SpendgateError
+from core.values import value
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -148,7 +148,7 @@ class Interruptible:
             self._task.cancel()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Limits:
     """What a request may be at most, in bytes, and how long its body may take to arrive."""
 
@@ -157,17 +157,29 @@ class Limits:
     body_s: float = 60.0
 
 
+#: The headers that anybody here asks for.
+_KNOWN_HEADERS = {
+    name.encode(): name
+    for name in (
+        *("authorization", "x-api-key", "x-budget-scope-type", "x-budget-scope-key", "x-budget-scopes"),
+        *("content-length", "content-encoding", "idempotency-key", "traceparent", "helicone-signature"),
+    )
+}
+
+
 def read_headers(pairs: Iterable[tuple[bytes, bytes]], limits: Limits) -> Headers:
-    """Headers by lower-case name; of a repeated one the first counts.
+    """The headers that are known here, by lower-case name; of a repeated one the first counts.
 
     Raises:
-        HeadersTooLarge: all together are over the limit.
+        HeadersTooLarge: all together, the unknown ones too, are over the limit.
     """
     total = 0
     headers: Headers = {}
-    for name, value in pairs:
-        total += len(name) + len(value)
-        headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    for raw_name, text in pairs:
+        total += len(raw_name) + len(text)
+        name = _KNOWN_HEADERS.get(raw_name)
+        if name is not None and name not in headers:
+            headers[name] = text.decode("latin-1")
     if total > limits.header_bytes:
         raise HeadersTooLarge(f"the headers are larger than {limits.header_bytes} bytes")
     return headers

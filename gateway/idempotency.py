@@ -23,6 +23,7 @@ import orjson
 from budget.connect import STORE_ERRORS, StoreClient
 from budget.script import Script
 from core.errors import Conflict, InvalidInput, SpendgateError, StoreUnavailable
+from core.values import value
 from gateway.http import Answering, Headers
 
 log = logging.getLogger("spendgate.gateway")
@@ -53,7 +54,7 @@ class AnswerGone(Conflict):
     code = "idempotency_answer_gone"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claim:
     """A key that this request may use. tries: how often a request under it has failed before. holder: this claim."""
 
@@ -62,7 +63,7 @@ class Claim:
     holder: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Replay:
     """The answer that this request had."""
 

@@ -7,7 +7,8 @@ from budget.book import BudgetBook
 from budget.model import EVEN_WHEN_DEGRADED, NOT_WHEN_DEGRADED, UNAFFECTED, AccountTerms, Candidate
 from budget.service import Plan
 from core.errors import InvalidInput, SpendgateError
-from core.scope import Scope
+from core.scope import Chain, Scope
+from core.values import value
 from gateway.bounds import Bounds, input_tokens_bound, read_bounds
 from gateway.call import Call
 from gateway.fields import check_fields
@@ -29,7 +30,7 @@ class NoUpstream(SpendgateError):
     retry_after_s = 5
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Watched:
     """An account of the call.
 
@@ -42,7 +43,7 @@ class _Watched:
     model: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Option:
     """A model that may serve. floor_tokens: an answer may be made as short as this; None: not shortened."""
 
@@ -52,7 +53,7 @@ class _Option:
     floor_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Shape:
     """What the plans of all calls by one chain for one model have in common, for as long as nothing changes.
 
@@ -80,7 +81,7 @@ class Planner:
     prices: PriceBook
     book: BudgetBook
     health: Health
-    _shapes: dict[tuple[tuple[Scope, ...], str], _Shape] = field(default_factory=dict)
+    _shapes: dict[tuple[str, str], _Shape] = field(default_factory=dict)
 
     def asked(self, call: Call) -> Model:
         """The model that the call is for.
@@ -89,10 +90,13 @@ class Planner:
             NotFound: the routes do not know it.
             InvalidInput: it is of the wrong kind.
         """
+        if call.model is not None:
+            return call.model
         kind = "chat" if call.operation == "chat" else "embedding"
         model = self.routes.find(call.asked) if call.asked else self.routes.primary(kind)
         if model.kind != kind:
             raise InvalidInput("model", f"{model.name} is of kind {model.kind}; this call needs {kind}")
+        call.model = model
         return model
 
     def plan(self, call: Call, now_ms: int, *, failed: Sequence[str] = ()) -> tuple[Plan, list[str]]:
@@ -115,8 +119,8 @@ class Planner:
         candidates = tuple([_candidate(call, bounds, option) for option in shape.options])
         return Plan(shape.accounts, candidates), shape.skipped
 
-    def _known_shape(self, chain: tuple[Scope, ...], asked: Model, now_ms: int) -> _Shape:
-        key = (chain, asked.name)
+    def _known_shape(self, chain: Chain, asked: Model, now_ms: int) -> _Shape:
+        key = (chain.text, asked.name)
         shape = self._shapes.get(key)
         if shape is None or not shape.holds(self.book.changes, now_ms):
             if len(self._shapes) >= _MOST_SHAPES:
@@ -124,7 +128,7 @@ class Planner:
             shape = self._shapes[key] = self._make_shape(chain, asked, now_ms, ())
         return shape
 
-    def _make_shape(self, chain: tuple[Scope, ...], asked: Model, now_ms: int, failed: Sequence[str]) -> _Shape:
+    def _make_shape(self, chain: Chain, asked: Model, now_ms: int, failed: Sequence[str]) -> _Shape:
         watched, rule_sets = self._accounts(chain, asked, now_ms)
         chooser = Chooser(self.routes, asked, rule_sets, lambda a, b: self._costs_more(a, b, now_ms))
         models = chooser.candidates()
@@ -149,7 +153,7 @@ class Planner:
         until_ms = min((ms for ms in ends if ms is not None), default=None)
         return _Shape(tuple(w.terms for w in watched), options, skipped, self.book.changes, now_ms, until_ms)
 
-    def _accounts(self, chain: tuple[Scope, ...], asked: Model, now_ms: int) -> tuple[list[_Watched], list[Rules]]:
+    def _accounts(self, chain: Chain, asked: Model, now_ms: int) -> tuple[list[_Watched], list[Rules]]:
         rule_sets: list[Rules] = []
         watched = []
         for terms in self.book.accounts((*chain, Scope("model", asked.name)), now_ms):

@@ -16,27 +16,28 @@ ABORTED = "aborted"
 
 def hold_detail(call: Call, asked: str) -> bytes:
     """What an expiry can tell of a call whose worker died."""
-    return orjson.dumps(_common(call) | {"model_requested": asked})
+    record = _common(call)
+    record["model_requested"] = asked
+    return orjson.dumps(record)
 
 
 def attempt_detail(
     call: Call, attempt: Attempt, usage: Usage | None, cost_nano: int, ended_ms: int, *, outcome: str
 ) -> bytes:
     """The whole story of an attempt. outcome: ``answered``, ``aborted``, or the kind of its failure."""
-    record: dict[str, Any] = _common(call)
-    record |= {
-        "model_requested": call.asked or attempt.admission.plan.candidates[0].model,
-        "model_served": attempt.model.name,
-        "endpoint": attempt.model.endpoint,
-        "price_version": attempt.price.version,
-        "cost_nano": str(cost_nano),
-        "held_nano": str(attempt.admission.hold.amount_nano),
-        "ended_ms": ended_ms,
-        "upstream_ms": round(attempt.upstream_s * 1000),
-        "outcome": outcome,
-        "why": attempt.why,
-        "state": max(b.state for _, b in attempt.admission.watching).label,
-    }
+    admission = attempt.admission
+    record = _common(call)
+    record["model_requested"] = call.asked or admission.plan.candidates[0].model
+    record["model_served"] = attempt.model.name
+    record["endpoint"] = attempt.model.endpoint
+    record["price_version"] = attempt.price.version
+    record["cost_nano"] = str(cost_nano)
+    record["held_nano"] = str(admission.hold.amount_nano)
+    record["ended_ms"] = ended_ms
+    record["upstream_ms"] = round(attempt.upstream_s * 1000)
+    record["outcome"] = outcome
+    record["why"] = attempt.why
+    record["state"] = max([balance.state for _, balance in admission.watching]).label
     if outcome == ABORTED:
         record["on_abort"] = attempt.on_abort.value
     if attempt.dropped_tools:
@@ -62,6 +63,6 @@ def _common(call: Call) -> dict[str, Any]:
         "operation": call.operation,
         "stream": call.stream,
         "key_id": call.key_id,
-        "scopes": [str(s) for s in call.chain],
+        "scopes": call.chain.names,
         "started_ms": call.received_ms,
     }

@@ -25,7 +25,7 @@ from gateway.sizes import BEYOND, choices_of, message_bytes
 from gateway.surfaces import agent_summary
 from routing.errors import FailureKind, UpstreamError
 from routing.model import OnAbort
-from telemetry.usage import EstimatedUsage, ExactUsage, Usage, read_usage
+from telemetry.usage import NO_USAGE, EstimatedUsage, ExactUsage, Usage, read_usage
 
 log = logging.getLogger("spendgate.gateway")
 
@@ -273,16 +273,16 @@ def _end(
 
 def _usage(flow: ChatFlow, opened: OpenedStream, meter: Meter, *, complete: bool) -> Usage:
     """Usage that came with the end counts; usage on a chunk of a stream that then broke off says too little."""
-    if complete:
-        return flow.usage_of(opened.call, opened.attempt, meter.reported, meter.received_bytes)
-    whole = meter.whole_usage()
-    if whole:
+    reported = read_usage(meter.reported)
+    if complete and isinstance(reported, str):
+        return flow.estimated(opened.call, opened.attempt, reported, meter.received_bytes)
+    whole = reported if complete else meter.whole_usage()
+    if isinstance(whole, ExactUsage):
         return whole
     seen_s = 0.0 if meter.began_s is None else flow.clock.monotonic_s() - meter.began_s
-    estimated = flow.usage_of(opened.call, opened.attempt, None, meter.received_bytes, cut_after_s=seen_s)
+    estimated = flow.estimated(opened.call, opened.attempt, NO_USAGE, meter.received_bytes, cut_after_s=seen_s)
     if meter.received_bytes > _bounds(flow, opened).text:  # as many tokens as it can be: none has less than a byte
         return EstimatedUsage(replace(estimated.tokens, output=meter.received_bytes), BEYOND)
-    reported = read_usage(meter.reported)
     if isinstance(reported, ExactUsage) and reported.tokens.all_output >= estimated.tokens.all_output:
         return reported
     return estimated

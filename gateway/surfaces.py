@@ -11,7 +11,6 @@ import orjson
 from core.errors import InvalidInput
 from core.money import format_usd
 from core.scope import Scope, parse_scope
-from gateway.auth import add_named
 from gateway.call import AccountStanding, Answered, Operation
 from gateway.errors import Problem
 from telemetry.usage import Tokens
@@ -19,13 +18,14 @@ from telemetry.usage import Tokens
 
 @dataclass(slots=True)
 class Parsed:
-    """What a surface read. body: OpenAI-shaped, without model and stream."""
+    """What a surface read. body: OpenAI-shaped, without model and stream. scope: who pays, if the body says so."""
 
     operation: Operation
     asked: str | None
     body: dict[str, Any]
     stream: bool
     wants_usage: bool
+    scope: Scope | None = None
 
 
 class Surface(Protocol):
@@ -33,8 +33,8 @@ class Surface(Protocol):
 
     name: str
 
-    def parse(self, data: dict[str, Any], named: dict[str, Scope]) -> Parsed:
-        """Read a request; scopes that its body names are added to `named`.
+    def parse(self, data: dict[str, Any]) -> Parsed:
+        """Read a request; `data` is taken over.
 
         Raises:
             InvalidInput: names the field and the rule.
@@ -83,7 +83,7 @@ class OpenAISurface:
     def __init__(self, operation: Operation) -> None:
         self._operation = operation
 
-    def parse(self, data: dict[str, Any], named: dict[str, Scope]) -> Parsed:
+    def parse(self, data: dict[str, Any]) -> Parsed:
         """Read an OpenAI request; the model is required, as OpenAI requires it."""
         asked = data.pop("model", None)
         if asked is None:
@@ -109,7 +109,7 @@ class DatabricksSurface(OpenAISurface):
         super().__init__("chat")
         self._endpoint = endpoint
 
-    def parse(self, data: dict[str, Any], named: dict[str, Scope]) -> Parsed:
+    def parse(self, data: dict[str, Any]) -> Parsed:
         """Read a Databricks request; a body with ``input`` is for embeddings, as their endpoints tell it."""
         operation: Operation = "embeddings" if "input" in data and "messages" not in data else "chat"
         in_body = data.pop("model", None)
@@ -154,15 +154,16 @@ class AgentSurface:
 
     name = "agent"
 
-    def parse(self, data: dict[str, Any], named: dict[str, Scope]) -> Parsed:
+    def parse(self, data: dict[str, Any]) -> Parsed:
         """Read ``{prompt | messages, scopeType, scopeKey, modelId?, tools?, toolChoice?, maxTokens?, temperature?,
         stream?}``.
         """
         for field in data:
             if field not in _AGENT_FIELDS:
                 raise InvalidInput(field, f"is not known; known fields: {', '.join(sorted(_AGENT_FIELDS))}")
+        scope = None
         if data.get("scopeType") is not None or data.get("scopeKey") is not None:
-            add_named(named, parse_scope("scope", data.get("scopeType"), data.get("scopeKey")))
+            scope = parse_scope("scope", data.get("scopeType"), data.get("scopeKey"))
         body: dict[str, Any] = {"messages": self._messages(data)}
         for ours, theirs in (("toolChoice", "tool_choice"), ("maxTokens", "max_tokens"), ("temperature",) * 2):
             if data.get(ours) is not None:
@@ -175,7 +176,7 @@ class AgentSurface:
         model = data.get("modelId")
         if model is not None and (not isinstance(model, str) or not model):
             raise InvalidInput("modelId", "must be the name of a model")
-        return Parsed("chat", model, body, stream, True)
+        return Parsed("chat", model, body, stream, True, scope)
 
     def _messages(self, data: Mapping[str, Any]) -> list[Any]:
         prompt, messages = data.get("prompt"), data.get("messages")

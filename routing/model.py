@@ -1,11 +1,11 @@
 """What can be called, and where."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 from core.errors import ConfigError, NotFound
+from core.values import value
 
 
 class ModelRole(StrEnum):
@@ -32,7 +32,7 @@ class OnAbort(StrEnum):
     CHARGE_HOLD = "charge_hold"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Endpoint:
     """A provider's address.
 
@@ -56,7 +56,7 @@ class Endpoint:
         return f"Endpoint({self.name}, {self.kind}, {self.base_url})"  # credentials stay out of logs
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Model:
     """A model as configuration.
 

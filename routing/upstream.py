@@ -1,13 +1,14 @@
 """The port to model providers. Adapters speak OpenAI's shapes inwards, whatever they speak outwards."""
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
+from core.values import value
 from routing.model import Model
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UpstreamCall:
     """One attempt at one model.
 
@@ -28,7 +29,7 @@ class UpstreamCall:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UpstreamAnswer:
     """A complete answer in OpenAI's shape, checked to be a JSON object; `provider_request_id` if it gave one."""
 

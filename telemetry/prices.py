@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, date, datetime
 from importlib.resources import files
 from typing import Any
@@ -11,6 +11,7 @@ import yaml
 
 from core.errors import ConfigError, InvalidInput, SpendgateError
 from core.money import parse_price_pico, parse_usd_nano
+from core.values import value
 
 
 class UnpricedModel(SpendgateError):
@@ -20,7 +21,7 @@ class UnpricedModel(SpendgateError):
     code = "unpriced_model"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Price:
     """What a model costs from `effective_from_ms` on, in pico-dollars per token of each class.
 

@@ -1,13 +1,12 @@
 """The most that a call can cost, before; what it did cost, after. Integers; rounded up once, after summing."""
 
-from dataclasses import dataclass
-
 from core.money import charge_nano
+from core.values import value
 from telemetry.prices import Price
 from telemetry.usage import Tokens
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ceiling:
     """``base_nano + ceil(tokens × out_pico / 1000)`` bounds a call that may generate `tokens` per choice."""
 

@@ -4,15 +4,16 @@ Exact usage (the provider said so) and estimated usage (it did not, or said nons
 no estimate can pass for a fact.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from core.values import value
+
+NO_USAGE = "the answer has no usage"
 #: More than any model's context: a count above it is nonsense, not usage.
 _ABSURD_TOKENS = 20_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tokens:
     """Tokens by class; no token is in two of them.
 
@@ -37,14 +38,14 @@ class Tokens:
         return self.output + self.reasoning
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExactUsage:
     """The provider's own count."""
 
     tokens: Tokens
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EstimatedUsage:
     """Our count, from what was sent and received. why: what was wrong with the provider's."""
 
@@ -61,19 +62,16 @@ def read_usage(usage: object, *, has_input: bool = True) -> ExactUsage | str:
     OpenAI counts cached tokens inside ``prompt_tokens`` and reasoning inside ``completion_tokens``; they are taken
     out here. has_input: a call that sent text can't have used zero tokens.
     """
-    if not isinstance(usage, Mapping):
-        return "the answer has no usage"
+    if not isinstance(usage, dict):
+        return NO_USAGE
     prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    inside_prompt, inside_completion = (
-        usage.get("prompt_tokens_details"),
-        usage.get("completion_tokens_details"),
-    )
-    cached, written = _count(inside_prompt, "cached_tokens"), _count(inside_prompt, "cache_write_tokens")
-    reasoning = _count(inside_completion, "reasoning_tokens")
-    counts = (prompt, completion, cached, written, reasoning)
-    if any(c is None for c in counts):
+    cached = written = reasoning = 0  # the usual case, where no class is inside another
+    inside_prompt, inside_completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    if inside_prompt is not None or inside_completion is not None:
+        cached, written = _count(inside_prompt, "cached_tokens"), _count(inside_prompt, "cache_write_tokens")
+        reasoning = _count(inside_completion, "reasoning_tokens")
+    if min(prompt, completion, cached, written, reasoning) < 0:
         return "the usage of the answer is no count of tokens"
-    prompt, completion, cached, written, reasoning = (c or 0 for c in counts)
     if has_input and prompt == 0:
         return "the usage of the answer says that nothing was sent"
     if cached + written > prompt or reasoning > completion:
@@ -81,15 +79,15 @@ def read_usage(usage: object, *, has_input: bool = True) -> ExactUsage | str:
     return ExactUsage(Tokens(prompt - cached - written, cached, written, completion - reasoning, reasoning))
 
 
-def _count(holder: object, name: str) -> int | None:
-    """A count of tokens; 0 when it is not there; None when it is nonsense."""
+def _count(holder: object, name: str) -> int:
+    """A count of tokens; 0 when it is not there; -1 when it is nonsense."""
     if holder is None:
         return 0
-    value: Any = holder.get(name) if isinstance(holder, Mapping) else -1
+    value: Any = holder.get(name) if isinstance(holder, dict) else -1
     if value is None:
         return 0
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _ABSURD_TOKENS:
-        return None
+    if type(value) is not int or not 0 <= value <= _ABSURD_TOKENS:  # a bool is no count
+        return -1
     return value
 
 

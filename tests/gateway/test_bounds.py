@@ -10,7 +10,7 @@ from budget.book import BudgetBook
 from budget.model import Budget, Candidate
 from core.clock import SystemClock
 from core.errors import InvalidInput
-from core.scope import Scope
+from core.scope import Chain, Scope
 from gateway.call import Call, Operation
 from gateway.fields import FIELDS, REFUSED
 from gateway.planner import Planner
@@ -31,7 +31,7 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type
 def ceiling_of(body: dict[str, Any], operation: Operation = "chat", routes: Routes = ROUTES) -> tuple[Candidate, int]:
     """The candidate for the model asked for, and the request's bytes."""
     raw_bytes = len(orjson.dumps(body))
-    chain = (Scope("agent", "bot"),)
+    chain = Chain((Scope("agent", "bot"),))
     call = Call("req_1", "openai", operation, None, body, False, False, raw_bytes, chain, "k", 0, 0.0)
     book = BudgetBook([Budget("b", Scope("agent", "bot"), 10**9)])
     plan, _ = Planner(routes, PRICES, book, Health(SystemClock())).plan(call, 1_795_000_000_000)

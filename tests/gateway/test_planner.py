@@ -5,7 +5,7 @@ import pytest
 from budget.book import BudgetBook
 from budget.model import Budget, DowngradeRule, Policy
 from core.clock import SystemClock
-from core.scope import Scope
+from core.scope import Chain, Scope
 from gateway.call import Call
 from gateway.planner import NoUpstream, Planner
 from routing.errors import FailureKind, UpstreamError
@@ -32,7 +32,7 @@ def budget(key: str = "bot", scope_type: str = "agent", **policy) -> Budget:
 
 def call(asked: str | None = None, **body) -> Call:
     whole = {"messages": [{"role": "user", "content": "hi"}]} | body
-    chain = (Scope("agent", "bot"), Scope("team", "ml"))
+    chain = Chain((Scope("agent", "bot"), Scope("team", "ml")))
     return Call("req_1", "openai", "chat", asked, whole, False, False, 100, chain, "k", 0, 0.0)
 
 
