@@ -2,7 +2,9 @@
 -- events. A caller says in which epoch it works and the highest sequence that it has seen there; a store that knows
 -- less has lost something, and takes nothing until it is rebuilt (budget/rebuild.py).
 -- KEYS  1 epoch  2 events   ARGV  1 epoch's id, or 'rebuild'  2 highest sequence seen
-local function text(number) return string.format('%.0f', number) end
+-- Whole numbers are exact below 2^53. '%d' is half the price of '%.0f', and scripts write many of them.
+local format = string.format
+local function text(number) return format('%d', number) end
 local function clock_ms()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

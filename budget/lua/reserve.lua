@@ -52,17 +52,17 @@ for i = 1, count do
 end
 
 local reply = function(head)
+  local n = #head
   for i = 1, count do
-    head[#head + 1] = text(account[i].spent)
-    head[#head + 1] = text(account[i].held)
-    head[#head + 1] = text(account[i].state)
+    local a = account[i]
+    head[n + 1], head[n + 2], head[n + 3], n = a.spent, a.held, a.state, n + 3
   end
   return head
 end
 
 if status[1] then  -- asked again: its worker has only now heard of it, so its lease begins now
   redis.call('ZADD', KEYS[4], text(store_ms + tonumber(ARGV[6])), ARGV[5])
-  return reply({'held', text(sequence), status[2], status[3], status[4]})
+  return reply({'held', sequence, status[2], status[3], status[4]})
 end
 
 local choice, refusal = nil, nil
@@ -145,23 +145,22 @@ if not choice then
   redis.call('XADD', KEYS[5], 'MAXLEN', '~', '100000', '*', 'hold', ARGV[5], 'code', refusal[1],
     'account', refusal[2], 'needed_nano', refusal[3], 'accounts', ARGV[10], 'detail', ARGV[9],
     'at_ms', text(store_ms))
-  return reply({'refused', text(sequence), refusal[1], refusal[2], refusal[3]})
+  return reply({'refused', sequence, refusal[1], refusal[2], refusal[3]})
 end
 
-local held_on = {}
+local held_on, at_ms = {}, text(store_ms)
+local index, tokens, amount = text(choice.index - 1), text(choice.tokens), text(choice.amount)
 for i = 1, count do
   local a, key = account[i], KEYS[7 + i]
   if string.sub(choice.watched, i, i) ~= '-' then
-    redis.call('HINCRBY', key, 'held', text(choice.amount))
-    a.held = a.held + choice.amount
+    a.held = redis.call('HINCRBY', key, 'held', amount)
     held_on[#held_on + 1] = string.sub(key, #KEYS[7] + 2)
   end
 end
-local accounts, amount = table.concat(held_on, '\n'), text(choice.amount)
-local index, tokens = text(choice.index - 1), text(choice.tokens)
+local accounts = table.concat(held_on, '\n')
 redis.call('HSET', KEYS[6], 'status', 'held', 'amount', amount, 'candidate', index, 'tokens', tokens,
-  'accounts', accounts, 'owner', ARGV[7], 'detail', ARGV[9], 'held_ms', text(store_ms))
+  'accounts', accounts, 'owner', ARGV[7], 'detail', ARGV[9], 'held_ms', at_ms)
 redis.call('ZADD', KEYS[4], text(store_ms + tonumber(ARGV[6])), ARGV[5])
 append('type', 'hold', 'hold', ARGV[5], 'amount_nano', amount, 'candidate', index, 'tokens', tokens,
-  'accounts', accounts, 'owner', ARGV[7], 'detail', ARGV[9], 'at_ms', text(store_ms))
-return reply({'held', text(sequence), index, tokens, amount})
+  'accounts', accounts, 'owner', ARGV[7], 'detail', ARGV[9], 'at_ms', at_ms)
+return reply({'held', sequence, index, tokens, amount})

@@ -61,15 +61,16 @@ end
 
 if status == 'held' and ARGV[16] ~= '' and ARGV[16] ~= row[9] then after = nil end
 
+local now = {}  -- {spent, held} of accounts as they are after this
 local balances = function(head)
+  local n = #head
   for i = 7, #KEYS do
-    local b = redis.call('HMGET', KEYS[i], 'spent', 'held')
-    head[#head + 1] = b[1] or '0'
-    head[#head + 1] = b[2] or '0'
+    local b = now[i] or redis.call('HMGET', KEYS[i], 'spent', 'held')
+    head[n + 1], head[n + 2], n = b[1] or 0, b[2] or 0, n + 2
   end
   return head
 end
-if not after then return balances({status, text(sequence), '0', '0', '0'}) end
+if not after then return balances({status, sequence, 0, 0, 0}) end
 
 local delta = tonumber(cost) - tonumber(posted)
 local overage = 0
@@ -80,44 +81,47 @@ if next_id ~= '' and tonumber(cost) + tonumber(ARGV[11]) > tonumber(amount) then
   return {'refused', 'nextHold', 'must fit into what the cost leaves of its hold'}
 end
 
-local enter = function(key, id)  -- one event per change of state
-  local a = redis.call('HMGET', key, 'spent', 'state', 'terms')
-  if not a[3] then return end
-  local limit, soft, stop_at = string.match(a[3], '(%S+) (%S+) (%S+)')
-  local spent, was, now = tonumber(a[1]), a[2] or '0', '0'
-  if spent >= tonumber(stop_at) then now = '3'
-  elseif spent > tonumber(limit) then now = '2'
-  elseif spent > tonumber(soft) then now = '1' end
-  if now ~= was then
-    redis.call('HSET', key, 'state', now)
-    append('type', 'state', 'account', id, 'from', was, 'to', now, 'spent_nano', a[1], 'limit_nano', limit,
+local enter = function(key, id, spent, was, terms)  -- one event per change of state
+  local limit, soft, stop_at = string.match(terms, '(%S+) (%S+) (%S+)')
+  local to = '0'
+  if spent >= tonumber(stop_at) then to = '3'
+  elseif spent > tonumber(limit) then to = '2'
+  elseif spent > tonumber(soft) then to = '1' end
+  if to ~= was then
+    redis.call('HSET', key, 'state', to)
+    append('type', 'state', 'account', id, 'from', was, 'to', to, 'spent_nano', text(spent), 'limit_nano', limit,
       'cause', ARGV[3], 'why', 'spend', 'at_ms', at_ms)
   end
 end
 
+local released = status == 'held' and tonumber(amount) or 0
+if next_id ~= '' then released = released - tonumber(ARGV[11]) end
+local minus_released, plus_delta = text(-released), text(delta)
 local spent_after = {}
-for _, id in ipairs(on) do
-  local key, at = KEYS[at_key[id]], 17 + 3 * (at_key[id] - 7)
+for n, id in ipairs(on) do
+  local i = at_key[id]
+  local key, at = KEYS[i], 17 + 3 * (i - 7)
+  local row = redis.call('HMGET', key, 'spent', 'held', 'state', 'terms')
+  local terms = row[4]
   if ARGV[at] then
-    local terms_were = redis.call('HGET', key, 'terms')
-    redis.call('HSETNX', key, 'spent', '0')
-    if not terms_were then
+    if not row[1] then redis.call('HSET', key, 'spent', '0') end
+    if not terms then
       redis.call('ZADD', KEYS[6], ARGV[at + 1] == '' and '+inf' or ARGV[at + 1], id)
       if ARGV[at + 2] ~= '' then redis.call('PEXPIREAT', key, ARGV[at + 2]) end
     end
-    if terms_were ~= ARGV[at] then
-      redis.call('HSET', key, 'terms', ARGV[at])
-      append('type', 'terms', 'account', id, 'terms', ARGV[at], 'period_end_ms', ARGV[at + 1],
+    if terms ~= ARGV[at] then
+      terms = ARGV[at]
+      redis.call('HSET', key, 'terms', terms)
+      append('type', 'terms', 'account', id, 'terms', terms, 'period_end_ms', ARGV[at + 1],
         'keep_until_ms', ARGV[at + 2], 'at_ms', at_ms)
     end
   end
-  if status == 'held' then
-    if amount ~= '0' then redis.call('HINCRBY', key, 'held', '-' .. amount) end  -- '-0' is no integer to HINCRBY
-    if next_id ~= '' then redis.call('HINCRBY', key, 'held', ARGV[11]) end
-  end
-  if delta ~= 0 then redis.call('HINCRBY', key, 'spent', text(delta)) end
-  spent_after[#spent_after + 1] = redis.call('HGET', key, 'spent') or '0'
-  if delta ~= 0 or ARGV[at] then enter(key, id) end
+  local spent, held = row[1] or 0, row[2] or 0
+  if released ~= 0 then held = redis.call('HINCRBY', key, 'held', minus_released) end
+  if delta ~= 0 then spent = redis.call('HINCRBY', key, 'spent', plus_delta) end
+  now[i] = {spent, held}
+  spent_after[n] = text(spent)
+  if terms and (delta ~= 0 or ARGV[at]) then enter(key, id, tonumber(spent), row[3] or '0', terms) end
 end
 
 redis.call('HSET', KEYS[4], 'status', after, 'cost', cost, 'basis', basis, 'accounts', accounts)
@@ -127,7 +131,7 @@ redis.call('PEXPIRE', KEYS[4], ARGV[8])
 redis.call('ZREM', KEYS[3], ARGV[3])
 -- A void of an id that was never reserved only bars a reserve that arrives late: no call, so no event.
 if status ~= 'none' or mode ~= 'void' then
-  append('type', mode, 'hold', ARGV[3], 'before', status, 'cost_nano', cost, 'delta_nano', text(delta),
+  append('type', mode, 'hold', ARGV[3], 'before', status, 'cost_nano', cost, 'delta_nano', plus_delta,
     'overage_nano', text(overage), 'held_nano', amount, 'basis', basis, 'accounts', accounts,
     'spent_after', table.concat(spent_after, ' '), 'at_ms', at_ms, 'detail', detail or '{}')
 end
@@ -138,4 +142,4 @@ if next_id ~= '' then
   append('type', 'hold', 'hold', next_id, 'amount_nano', ARGV[11], 'candidate', row[6], 'tokens', row[7],
     'accounts', accounts, 'owner', ARGV[14], 'detail', ARGV[12], 'at_ms', at_ms)
 end
-return balances({status, text(sequence), '1', text(delta), text(overage)})
+return balances({status, sequence, 1, delta, overage})
