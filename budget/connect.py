@@ -1,21 +1,14 @@
 """From a URL to a client of the live state, and a look at whether that server can be trusted with money.
 
-Schemes, each also with ``rediss`` for TLS::
-
-    redis://user:password@host:6379/0
-    unix:///run/valkey/valkey.sock?db=0
-    redis+sentinel://user:password@host:26379,host:26379/service/0?sentinel_password=...
-    redis+cluster://user:password@host:6379,host:6379
-
 Failure policy: no command is ever sent a second time by the client, because it can't know whether the first
 one was carried out; the caller repeats those that may be. A pooled connection that was closed meanwhile is
 opened anew before a command is sent on it. A cluster's MOVED and ASK are followed: nothing was done then.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from weakref import WeakKeyDictionary
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel, SSLConnection
 from redis.asyncio.cluster import ClusterNode
@@ -32,6 +25,7 @@ from redis.exceptions import (
 )
 
 from budget.server_binary import is_supported
+from budget.store_url import COMMAND_TIMEOUT_S, Target, parse_url
 from core.errors import ConfigError, StoreUnavailable
 
 StoreClient: TypeAlias = Redis | RedisCluster
@@ -39,56 +33,13 @@ StoreClient: TypeAlias = Redis | RedisCluster
 #: RuntimeError when a command is written to a connection that was reset a moment ago.
 STORE_ERRORS = (RedisError, RedisClusterException, OSError, RuntimeError)
 
-CONNECT_TIMEOUT_S = 1.0
-COMMAND_TIMEOUT_S = 2.0
-HEALTH_CHECK_INTERVAL_S = 30
+#: What each client was made for: the hot path has connections of its own to the same server (budget/pipe.py).
+_targets: "WeakKeyDictionary[StoreClient, Target]" = WeakKeyDictionary()
+_attached: "WeakKeyDictionary[StoreClient, list[Callable[[], Awaitable[None]]]]" = WeakKeyDictionary()
 
 _POOL_CONNECTIONS = 64
 #: A cluster node's pool fails when it is full, instead of making the caller wait: it gets room for a burst.
 _NODE_CONNECTIONS = 1000
-
-_SCHEMES = ("redis", "unix", "redis+sentinel", "redis+cluster")
-
-
-def _flag(text: str) -> bool:
-    return text.lower() in ("1", "true", "yes")
-
-
-#: What may follow the ``?``, and how it is read.
-_OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "db": int,
-    "username": str,
-    "password": str,
-    "socket_connect_timeout": float,
-    "socket_timeout": float,
-    "health_check_interval": int,
-    "max_connections": int,
-    "ssl_ca_certs": str,
-    "ssl_certfile": str,
-    "ssl_keyfile": str,
-    "ssl_cert_reqs": str,
-    "ssl_check_hostname": _flag,
-}
-_SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A URL, taken apart.
-
-    kind: one of `_SCHEMES`.
-    nodes: (host, port) in the order written; empty for a Unix socket.
-    path: the socket's path, or a Sentinel's service name.
-    options: keyword arguments of a redis-py connection.
-    sentinel: those for the Sentinels themselves.
-    """
-
-    kind: str
-    tls: bool
-    nodes: tuple[tuple[str, int], ...]
-    path: str
-    options: dict[str, Any]
-    sentinel: dict[str, Any]
 
 
 def connect(url: str) -> StoreClient:
@@ -96,9 +47,13 @@ def connect(url: str) -> StoreClient:
 
     Answers are bytes. Raises ConfigError for a URL that can't be right; its text never has the password.
     """
-    target = _parse(url)
-    if target.kind == "redis+cluster":
-        return _cluster(target)
+    target = parse_url(url)
+    client = _cluster(target) if target.kind == "redis+cluster" else _single(target)
+    _targets[client] = target
+    return client
+
+
+def _single(target: Target) -> Redis:
     if target.kind == "redis+sentinel":
         return _through_sentinel(target)
     options = dict(target.options)
@@ -116,14 +71,16 @@ def connect(url: str) -> StoreClient:
 
 
 async def close(client: StoreClient) -> None:
-    """End a client of `connect` with all its connections, those to Sentinels included."""
+    """End a client of `connect` with all its connections, those to Sentinels included, and what was attached to it."""
+    for also in _attached.pop(client, []):
+        await also()
     if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
         for sentinel in client.connection_pool.sentinel_manager.sentinels:
             await sentinel.aclose()
     await client.aclose()
 
 
-def _cluster(target: _Target) -> RedisCluster:
+def _cluster(target: Target) -> RedisCluster:
     nodes = [ClusterNode(host, port) for host, port in target.nodes]
     options = {"max_connections": _NODE_CONNECTIONS} | target.options
     if options.pop("db", 0):
@@ -137,7 +94,7 @@ class _WaitingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """Asks the Sentinels who the primary is for each new connection; a full pool makes the caller wait."""
 
 
-def _through_sentinel(target: _Target) -> Redis:
+def _through_sentinel(target: Target) -> Redis:
     options = {"max_connections": _POOL_CONNECTIONS, "retry": _no_retry(), "ssl": target.tls}
     options |= target.options
     shared = {
@@ -158,92 +115,33 @@ def _no_retry() -> Retry:
     return Retry(NoBackoff(), 0)
 
 
-def _parse(url: str) -> _Target:
-    try:
-        parts = urlsplit(url.strip())
-        tls, kind = _scheme(parts.scheme)
-        options, sentinel = _read_query(parts, kind)
-        credentials, _, hosts = parts.netloc.rpartition("@")
-        options |= _read_credentials(credentials)
-        path, db = _read_path(parts.path, kind)
-        if db is not None:
-            options.setdefault("db", db)
-        nodes = _read_nodes(hosts, 26379 if kind == "redis+sentinel" else 6379) if kind != "unix" else ()
-    except ValueError as error:
-        raise ConfigError(f"REDIS_URL is not right: {error}") from None
-    if kind == "redis" and len(nodes) != 1:
-        raise ConfigError("REDIS_URL names several hosts: use redis+sentinel:// or redis+cluster://")
-    return _Target(kind, tls, nodes, path, options, sentinel)
+async def find_primary(client: StoreClient, key: str) -> tuple[str, int]:
+    """Where the primary is that has this key: of a Sentinel's service, of a cluster's slot, or the server itself.
+
+    Raises:
+        what a client raises; see `STORE_ERRORS`.
+    """
+    if isinstance(client, RedisCluster):
+        await client.initialize()
+        node = client.get_node_from_key(key)
+        if node is None:
+            raise RedisClusterException("no node of the cluster has this key's slot")
+        return str(node.host), int(node.port)
+    pool = client.connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        host, port = await pool.get_master_address()  # type: ignore[no-untyped-call]
+        return str(host), int(port)
+    return pool.connection_kwargs["host"], pool.connection_kwargs["port"]
 
 
-def _scheme(scheme: str) -> tuple[bool, str]:
-    tls = scheme.startswith("rediss")
-    kind = "redis" + scheme.removeprefix("rediss") if tls else scheme
-    if kind not in _SCHEMES:
-        raise ValueError("it must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
-    return tls, kind
+def attach(client: StoreClient, closing: Callable[[], Awaitable[None]]) -> None:
+    """Have `close` end something else with a client."""
+    _attached.setdefault(client, []).append(closing)
 
 
-def _read_query(parts: SplitResult, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    options: dict[str, Any] = {
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": COMMAND_TIMEOUT_S,
-        "socket_keepalive": True,
-        "health_check_interval": HEALTH_CHECK_INTERVAL_S,
-        # The plainest handshake; and only with it redis-py notices, before it sends, that a pooled connection
-        # was closed by the server.
-        "protocol": 2,
-    }
-    sentinel: dict[str, Any] = {}
-    for name, text in parse_qsl(parts.query):
-        if kind == "redis+sentinel" and name in _SENTINEL_OPTIONS:
-            sentinel[name.removeprefix("sentinel_")] = text
-            continue
-        if name not in _OPTIONS:
-            raise ValueError(f"an option after the ? is not known; known are {', '.join(sorted(_OPTIONS))}")
-        try:
-            options[name] = _OPTIONS[name](text)
-        except ValueError:
-            raise ValueError(f"option {name} is not a number") from None
-    return options, sentinel
-
-
-def _read_credentials(text: str) -> dict[str, str]:
-    username, _, password = text.partition(":")
-    pairs = {"username": unquote(username), "password": unquote(password)}
-    return {name: value for name, value in pairs.items() if value}
-
-
-def _read_path(path: str, kind: str) -> tuple[str, int | None]:
-    """(socket or service, database) as the kind of URL has them."""
-    if kind == "unix":
-        if not path:
-            raise ValueError("a unix:// URL needs the path of the socket")
-        return unquote(path), None
-    words = [unquote(word) for word in path.split("/") if word]
-    service = ""
-    if kind == "redis+sentinel":
-        if not words:
-            raise ValueError("a Sentinel URL needs the service's name: redis+sentinel://host:26379/name")
-        service = words.pop(0)
-    if len(words) > 1 or any(not word.isdecimal() for word in words):
-        raise ValueError("the database after the last slash must be a number")
-    return service, int(words[0]) if words else None
-
-
-def _read_nodes(hosts: str, default_port: int) -> tuple[tuple[str, int], ...]:
-    nodes: list[tuple[str, int]] = []
-    for text in hosts.split(","):
-        part = urlsplit(f"//{text.strip()}")
-        if part.hostname is None:
-            raise ValueError("a host is missing")
-        try:
-            port = part.port
-        except ValueError:
-            # The standard text repeats what was written, and a password with a slash ends up here.
-            raise ValueError("a port is not a number; write / and @ in a password as %2F and %40") from None
-        nodes.append((part.hostname, port or default_port))
-    return tuple(nodes)
+def target_of(client: StoreClient) -> Target:
+    """What `connect` made a client for."""
+    return _targets[client]
 
 
 @dataclass(frozen=True, slots=True)

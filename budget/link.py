@@ -8,12 +8,14 @@ Failure policy: any error of the store (no connection, no memory, read-only, dis
 memory that can't be trusted is `StoreLost`.
 """
 
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
 
 from budget.connect import STORE_ERRORS, StoreClient
+from budget.pipe import Pipe, Read
 from budget.ports import Continuity
 from budget.script import Script
 from core.errors import StoreLost, StoreUnavailable
@@ -57,6 +59,10 @@ class Acks:
 NOBODY = Acks()
 
 
+def _as_it_is(reply: list[Any]) -> Any:
+    return reply
+
+
 class Link:
     """One namespace on a server or cluster.
 
@@ -69,6 +75,8 @@ class Link:
         self.client = client
         self.acks = acks
         self._prefix = f"sg:{{{namespace}}}:"
+        self._keys = (self.key("epoch"), self.key("events"))
+        self.pipe = Pipe(client, self._keys[0])
         self.epoch: str | None = None
         self.sequence = 0
 
@@ -99,32 +107,46 @@ class Link:
             sequence = max(sequence, self.sequence)
         self.epoch, self.sequence = epoch, sequence
 
-    async def call(
-        self, script: Script, keys: list[str], args: list[str | bytes], *, acknowledged: bool = False
-    ) -> list[bytes]:
-        """The reply of a script that writes. keys, args: its own, after those of lua/epoch.lua.
+    def call(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[str | bytes],
+        read: Read = _as_it_is,
+        *,
+        acknowledged: bool = False,
+    ) -> Awaitable[Any]:
+        """The reply of a script that writes. It is on its way when this returns, unless the epoch is not known yet.
 
+        keys, args: its own, after those of lua/epoch.lua.
+        read: what is made of the reply; it may raise a `SpendgateError`.
         acknowledged: what it wrote must reach those whom `acks` names.
 
         Raises:
             StoreUnavailable: it is not known whether it ran.
             StoreLost: it did not run.
         """
+        if self.epoch is None or (acknowledged and self.acks.wanted):
+            return self._slowly(script, keys, args, read, acknowledged)
+        return self.pipe.call(script, [*self._keys, *keys], [self.epoch, str(self.sequence), *args], _checking(read))
+
+    async def _slowly(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes], read: Read, acknowledged: bool
+    ) -> Any:
+        """The same where something comes before or after it."""
         if self.epoch is None:
             found = await self.look()
             if found.epoch is None:
                 raise StoreLost("it has no books")
             self.join(found.epoch, found.sequence)
-        all_keys = [self.key("epoch"), self.key("events"), *keys]
+        if not (acknowledged and self.acks.wanted and isinstance(self.client, Redis)):
+            return await self.call(script, keys, args, read)
         all_args = [self.epoch or "", str(self.sequence), *args]
         try:
-            if acknowledged and self.acks.wanted and isinstance(self.client, Redis):
-                reply = await self._acknowledged(self.client, script, all_keys, all_args)
-            else:
-                reply = await script.call(self.client, all_keys, all_args)
+            reply = await self._acknowledged(self.client, script, [*self._keys, *keys], all_args)
         except STORE_ERRORS as error:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
-        return _checked(reply)
+        return _checking(read)(reply)
 
     async def _acknowledged(
         self, client: Redis, script: Script, keys: list[str], args: list[str | bytes]
@@ -137,7 +159,7 @@ class Link:
             self.acks.check(replies[2])
         return reply
 
-    def saw(self, sequence: bytes, epoch: str | None) -> None:
+    def saw(self, sequence: int | bytes, epoch: str | None) -> None:
         """Remember how far the store had counted, unless the answer is to a question from another epoch."""
         if epoch == self.epoch:
             self.sequence = max(self.sequence, int(sequence))
@@ -160,12 +182,23 @@ class Link:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
 
 
-def _checked(reply: list[bytes]) -> list[bytes]:
-    head = reply[0]
-    if head == b"lost":
-        raise StoreLost(reply[1].decode())
-    if head == b"moved":
-        raise StoreLost("it was rebuilt, and this worker has not caught up yet")
-    if head == b"foreign":
-        raise StoreLost("its books are not those that this worker began with")
-    return reply
+_LOST = frozenset({b"lost", b"moved", b"foreign"})
+
+
+def _checking(read: Read) -> Read:
+    """The same, unless the store says that its memory is not what the caller takes it for."""
+
+    def checked(reply: list[Any]) -> Any:
+        if reply[0] in _LOST:
+            raise _lost(reply)
+        return read(reply)
+
+    return checked
+
+
+def _lost(reply: list[Any]) -> StoreLost:
+    if reply[0] == b"lost":
+        return StoreLost(reply[1].decode())
+    if reply[0] == b"moved":
+        return StoreLost("it was rebuilt, and this worker has not caught up yet")
+    return StoreLost("its books are not those that this worker began with")

@@ -15,7 +15,8 @@ Layout; every key carries the hash tag ``{namespace}``, so that all accounts of 
     sg:{ns}:version, :documents, :changed   the snapshot of budgets and keys
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
 from budget.checks import check_request, check_resolution
 from budget.connect import STORE_ERRORS, ServerReport, StoreClient, check_server, close
@@ -95,19 +96,21 @@ class RedisBudgetStore:
         """Work in this epoch from now on."""
         self.link.join(epoch, sequence)
 
-    async def reserve(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
+    def reserve(self, request: ReserveRequest) -> Awaitable[Hold | Refusal | StaleSnapshot]:
         """Hold the ceiling of the first candidate that fits on all its accounts, or on none."""
         check_request(request)
-        prefix = self._account
+        prefix, epoch = self._account, self.link.epoch
         keys = [*self._reserve_keys, self._hold + request.hold_id, self._accounts]
         keys += [prefix + a.id for a in request.accounts]
-        epoch = self.epoch
-        reply = await self.link.call(self._reserve, keys, _reserve_args(request), acknowledged=True)
-        if reply[0] == b"held":
-            self.link.saw(reply[1], epoch)
-        return _read_reserve(request, reply)
 
-    async def resolve(self, resolution: Resolution, *, replayed_ms: int | None = None) -> Settlement:
+        def read(reply: list[Any]) -> Hold | Refusal | StaleSnapshot:
+            if reply[0] == b"held":
+                self.link.saw(reply[1], epoch)
+            return _read_reserve(request, reply)
+
+        return self.link.call(self._reserve, keys, _reserve_args(request), read, acknowledged=True)
+
+    def resolve(self, resolution: Resolution, *, replayed_ms: int | None = None) -> Awaitable[Settlement]:
         """End a hold: post what it cost, release it, append the event.
 
         replayed_ms: when it happened, where a rebuild repeats an event.
@@ -116,12 +119,15 @@ class RedisBudgetStore:
         prefix, hold, following = self._account, self._hold + resolution.hold_id, resolution.next_hold
         keys = [self._leases, hold, self._hold + following.id if following else hold, self._accounts]
         keys += [prefix + a for a in resolution.account_ids]
-        epoch = self.epoch
-        reply = await self.link.call(self._resolve, keys, self._resolve_args(resolution, replayed_ms))
-        if reply[0] == b"refused":
-            raise InvalidInput(reply[1].decode(), reply[2].decode())
-        self.link.saw(reply[1], epoch)
-        return _read_resolve(reply)
+        epoch = self.link.epoch
+
+        def read(reply: list[Any]) -> Settlement:
+            if reply[0] == b"refused":
+                raise InvalidInput(reply[1].decode(), reply[2].decode())
+            self.link.saw(reply[1], epoch)
+            return _read_resolve(reply)
+
+        return self.link.call(self._resolve, keys, self._resolve_args(resolution, replayed_ms), read)
 
     def _resolve_args(self, r: Resolution, replayed_ms: int | None) -> list[str | bytes]:
         following = r.next_hold
