@@ -12,7 +12,7 @@ from routing.adapters.anthropic_convert import from_anthropic, to_anthropic
 from routing.adapters.anthropic_stream import StreamConverter
 from routing.adapters.failures import refusal
 from routing.adapters.http import EventSource, HttpClient, HttpRequest, Reply, broken
-from routing.adapters.openai_wire import call_headers, provider_request_id, read_object
+from routing.adapters.openai_wire import JSON_HEADERS, call_lines, provider_request_id, read_object
 from routing.errors import FailureKind, UpstreamError
 from routing.model import Endpoint
 from routing.upstream import UpstreamAnswer, UpstreamCall
@@ -33,19 +33,19 @@ class Anthropic:
         self._endpoint = endpoint
         self._api_key = endpoint.api_key
         self._clock = clock
-        self._http = HttpClient(endpoint)
-        self._url = endpoint.base_url.rstrip("/").removesuffix("/v1") + "/v1/messages"
+        self._http = HttpClient(endpoint, endpoint.base_url.rstrip("/").removesuffix("/v1"))
+        self._heads: dict[bool, bytes] = {}
 
     async def send(self, call: UpstreamCall) -> UpstreamAnswer:
         """See `Upstream.send`."""
-        reply = await self._http.post(self._request(call, _convert(call)))
-        message = read_object(reply, self._clock.now_ms())
+        reply = await self._http.post(self._request(call, _convert(call), streaming=False))
+        message = read_object(reply, self._clock)
         answer = from_anthropic(message, self._clock.now_ms() // 1000)
         return UpstreamAnswer(answer, provider_request_id(reply.headers, answer))
 
     async def open_stream(self, call: UpstreamCall) -> "AnthropicStream":
         """See `Upstream.open_stream`."""
-        got = await self._http.open(self._request(call, _convert(call) | {"stream": True}))
+        got = await self._http.open(self._request(call, _convert(call) | {"stream": True}, streaming=True))
         if isinstance(got, Reply):
             raise refusal(got, self._clock.now_ms())
         return AnthropicStream(got, StreamConverter(self._clock.now_ms() // 1000))
@@ -54,11 +54,14 @@ class Anthropic:
         """See `Upstream.close`."""
         await self._http.close()
 
-    def _request(self, call: UpstreamCall, body: dict[str, Any]) -> HttpRequest:
+    def _request(self, call: UpstreamCall, body: dict[str, Any], *, streaming: bool) -> HttpRequest:
         timeout_s = min(call.timeout_s, self._endpoint.timeout_s)
         deadline_s = asyncio.get_running_loop().time() + timeout_s
-        headers = {"x-api-key": self._api_key, "anthropic-version": _VERSION, **call_headers(call)}
-        return HttpRequest(self._url, headers, orjson.dumps(body), deadline_s, timeout_s)
+        head = self._heads.get(streaming)
+        if head is None:
+            headers = {"x-api-key": self._api_key, "anthropic-version": _VERSION, **JSON_HEADERS}
+            head = self._heads[streaming] = self._http.head("/v1/messages", headers, streaming=streaming)
+        return HttpRequest(head + call_lines(call), orjson.dumps(body), deadline_s, timeout_s)
 
 
 class AnthropicStream:

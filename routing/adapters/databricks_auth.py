@@ -30,11 +30,16 @@ _DEFAULT_LIFE_S = 3600.0
 _RENEW_AT = 0.8
 _STALE_AT = 0.98
 _PAUSE_AFTER_FAILURE_S = 5.0
+_PATH = "/oidc/v1/token"
 _FORM = b"grant_type=client_credentials&scope=all-apis"
 
 
 class Credentials(Protocol):
     """Bearer tokens for one endpoint."""
+
+    def ready(self) -> str | None:
+        """A token that should work, if there is one now: the usual case, for which nobody waits."""
+        ...
 
     async def bearer(self) -> str:
         """A token that should work.
@@ -59,6 +64,10 @@ class AccessToken:
     def __init__(self, token: str) -> None:
         self._token = token
 
+    def ready(self) -> str | None:
+        """The token."""
+        return self._token
+
     async def bearer(self) -> str:
         """The token."""
         return self._token
@@ -81,11 +90,10 @@ class _Token:
 
 
 class OAuthTokens:
-    """Tokens by client credentials. url: of the token endpoint."""
+    """Tokens by client credentials."""
 
-    def __init__(self, http: HttpClient, url: str, client_id: str, client_secret: str, clock: Clock) -> None:
+    def __init__(self, http: HttpClient, client_id: str, client_secret: str, clock: Clock) -> None:
         self._http = http
-        self._url = url
         basic = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
         self._headers = {
             "Authorization": f"Basic {basic}",
@@ -96,15 +104,19 @@ class OAuthTokens:
         self._renewal: asyncio.Task[_Token] | None = None
         self._not_before_s = 0.0
 
-    async def bearer(self) -> str:
-        """See `Credentials.bearer`."""
+    def ready(self) -> str | None:
+        """See `Credentials.ready`. A token that grows old is renewed in the background."""
         token, now_s = self._token, self._clock.monotonic_s()
         if token is None or now_s >= token.stale_at_s:
-            # Shielded: the caller that started it may leave, the others still wait for it.
-            token = await asyncio.shield(self._renew())
-        elif now_s >= max(token.renew_at_s, self._not_before_s):
+            return None
+        if now_s >= max(token.renew_at_s, self._not_before_s):
             self._renew()
         return token.text
+
+    async def bearer(self) -> str:
+        """See `Credentials.bearer`."""
+        # Shielded: the caller that started it may leave, the others still wait for it.
+        return self.ready() or (await asyncio.shield(self._renew())).text
 
     def refused(self, token: str) -> bool:
         """Forget the token, unless another has taken its place meanwhile."""
@@ -139,9 +151,9 @@ class OAuthTokens:
     async def _fetch(self) -> _Token:
         now_s = self._clock.monotonic_s()
         deadline_s = asyncio.get_running_loop().time() + _FETCH_S
-        request = HttpRequest(self._url, self._headers, _FORM, deadline_s, _FETCH_S)
         try:
-            reply = await self._http.post(request)
+            head = self._http.head(_PATH, self._headers)
+            reply = await self._http.post(HttpRequest(head, _FORM, deadline_s, _FETCH_S))
         except UpstreamError as error:
             message = f"no OAuth token could be had: {error.message}"
             raise UpstreamError(FailureKind.NOT_SENT, message) from error
@@ -167,15 +179,14 @@ def _read_token(reply: Reply, now_s: float) -> _Token:
     return _Token(text, now_s + _RENEW_AT * life_s, now_s + _STALE_AT * life_s)
 
 
-def credentials_of(endpoint: Endpoint, host_url: str, http: HttpClient, clock: Clock) -> Credentials:
+def credentials_of(endpoint: Endpoint, http: HttpClient, clock: Clock) -> Credentials:
     """OAuth where a client is configured, otherwise the access token.
 
     Raises:
         ConfigError: it has neither.
     """
     if endpoint.client_id and endpoint.client_secret:
-        url = f"{host_url}/oidc/v1/token"
-        return OAuthTokens(http, url, endpoint.client_id, endpoint.client_secret, clock)
+        return OAuthTokens(http, endpoint.client_id, endpoint.client_secret, clock)
     if endpoint.api_key:
         return AccessToken(endpoint.api_key)
     raise ConfigError(f"endpoint {endpoint.name} needs an api_key, or a client_id and a client_secret")

@@ -4,123 +4,79 @@ Failure policy: what matters about a failure is whether the provider can have go
 goes out, nothing can be charged (NOT_SENT). From then on a deadline is TIMEOUT and everything else BROKEN, also a
 kept connection that the server closes without a word: it may have got the request all the same. Nothing is sent
 twice here. Answers are read in pieces, decompressed ones too, and never beyond a limit.
+
+The way of a call, in a process that makes thousands of them a second (see docs/decisions/0006-upstream-client.md):
+
+1. `HttpClient` takes the connection that was used last, or opens one, or waits for its turn;
+2. `Connection.begin` sends the request in one write, and the caller waits for one future;
+3. `Connection.data_received` reads the answer as it comes and gives the connection back before the caller wakes;
+4. a stream's pieces go from there to its `EventSource`, from which the caller takes what has come.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from types import SimpleNamespace
+import ssl
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
-import aiohttp
-
-from routing.adapters.sse import DONE, EventDecoder, EventTooLarge
+from routing.adapters.http_events import EventSource
+from routing.adapters.http_exchange import Connection
+from routing.adapters.http_head import Origin, header_lines
+from routing.adapters.http_tls import client_context
+from routing.adapters.http_types import MAX_ANSWER_BYTES, MAX_EVENT_BYTES, Headers, HttpRequest, Reply, broken
 from routing.errors import FailureKind, UpstreamError
 from routing.model import Endpoint
 
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
-MAX_EVENT_BYTES = 4 * 1024 * 1024
-#: Of an error's body; the rest is not read.
-_MAX_REFUSAL_BYTES = 64 * 1024
-_REFUSAL_S = 5.0
+__all__ = [
+    "MAX_ANSWER_BYTES",
+    "MAX_EVENT_BYTES",
+    "EventSource",
+    "Headers",
+    "HttpClient",
+    "HttpRequest",
+    "Reply",
+    "broken",
+    "header_lines",
+]
+
 #: Below the smallest usual keep-alive of servers (5 s): a request on a connection that the server is just closing
 #: is ambiguous, and ambiguity is charged.
 _KEEP_ALIVE_S = 4.0
-_DRAIN_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """A POST.
-
-    deadline_s: by the running loop's clock; for the whole answer, or for a stream's first event.
-    timeout_s: between two events of a stream.
-    """
-
-    url: str
-    headers: Mapping[str, str]
-    content: bytes
-    deadline_s: float
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A complete answer of any status. headers: names in any case. body: of a refusal, at most its first 64 KB."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def accepted(self) -> bool:
-        """True for 2xx."""
-        return 200 <= self.status < 300
-
-
-@dataclass(slots=True)
-class _Progress:
-    """sent: the first byte of the request is going out."""
-
-    sent: bool = False
-
-
-class EventSource:
-    """The body of a 200 as server-sent events. Its first byte has not been read yet."""
-
-    def __init__(self, client: "HttpClient", response: aiohttp.ClientResponse, request: HttpRequest) -> None:
-        self.headers: Mapping[str, str] = response.headers
-        self._client = client
-        self._response = response
-        self._timeout_s = request.timeout_s
-        self._first_deadline_s: float | None = request.deadline_s
-        self._decoder = EventDecoder(MAX_EVENT_BYTES)
-        self._closed = False
-
-    async def next_payloads(self) -> list[bytes] | None:
-        """The payloads of the next events, as soon as there is one; None at the end of the body.
-
-        Raises:
-            UpstreamError: TIMEOUT or BROKEN.
-        """
-        deadline_s = self._first_deadline_s or asyncio.get_running_loop().time() + self._timeout_s
-        self._first_deadline_s = None
-        with _sorted(self._client.name, _Progress(sent=True)):
-            async with asyncio.timeout_at(deadline_s):
-                return await self._read()
-
-    async def _read(self) -> list[bytes] | None:
-        while piece := await self._response.content.readany():
-            try:
-                payloads = self._decoder.feed(piece)
-            except EventTooLarge:
-                raise broken(f"an event of the stream is larger than {MAX_EVENT_BYTES} bytes") from None
-            if payloads:
-                return payloads
-        # Some servers leave out the blank line after the end mark.
-        return [DONE] if self._decoder.finish() == DONE else None
-
-    def finish(self) -> None:
-        """The stream has said its end mark: keep the connection for the next call, if the body ends now."""
-        if not self._closed:
-            self._closed = True
-            self._client.drain(self._response)
-
-    def close(self) -> None:
-        """Drop the connection at once, without TLS's goodbye, so that the provider stops generating."""
-        if not self._closed:
-            self._closed = True
-            abort(self._response)
+_NEXT_ADDRESS_S = 0.25
+_CLOSE_S = 1.0
 
 
 class HttpClient:
-    """One endpoint's connections. The session is made inside the running loop, with the first request."""
+    """One endpoint's connections, made inside the running loop as they are needed.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    name: of the endpoint. base_url: if it is not the endpoint's own.
+
+    Raises:
+        ConfigError: requests can't be made from this URL.
+    """
+
+    def __init__(self, endpoint: Endpoint, base_url: str | None = None) -> None:
         self.name = endpoint.name
-        self._endpoint = endpoint
-        self._session: aiohttp.ClientSession | None = None
-        self._draining: set[asyncio.Task[None]] = set()
+        self._origin = Origin(endpoint.base_url if base_url is None else base_url)
+        self._connect_timeout_s = endpoint.connect_timeout_s
+        self._max_connections = endpoint.max_connections
+        self._tls: ssl.SSLContext | None = None
+        self._slots = 0  # connections that can be used, or are being made
+        self._idle: list[Connection] = []  # the one that was used last is last
+        self._queue: deque[asyncio.Future[Connection | None]] = deque()
+        self._all: set[Connection] = set()  # until their sockets are closed
+        self._draining: set[Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
+
+    def head(self, path: str, headers: Mapping[str, str], *, streaming: bool = False) -> bytes:
+        """How requests to a path begin, for `HttpRequest.head`; `header_lines` may be added.
+
+        Raises:
+            UpstreamError: NOT_SENT, a header or the path can't be sent.
+        """
+        return self._origin.head(path, headers, streaming=streaming)
 
     async def post(self, request: HttpRequest) -> Reply:
         """Send and read the whole answer, whatever its status.
@@ -128,16 +84,8 @@ class HttpClient:
         Raises:
             UpstreamError: NOT_SENT, TIMEOUT or BROKEN.
         """
-        response = await self._respond(request, "application/json", "gzip, deflate")
-        try:
-            if response.status >= 300:
-                return await _read_refusal(response)
-            with _sorted(self.name, _Progress(sent=True)):
-                async with asyncio.timeout_at(request.deadline_s):
-                    body = await _read_body(response)
-            return Reply(response.status, response.headers, body)
-        finally:
-            _release(response)
+        reply: Reply = await self._respond(request, False)
+        return reply
 
     async def open(self, request: HttpRequest) -> Reply | EventSource:
         """Send and read up to the headers: a stream for a 2xx, a reply for any other status.
@@ -145,125 +93,159 @@ class HttpClient:
         Raises:
             UpstreamError: NOT_SENT, TIMEOUT or BROKEN.
         """
-        # Compression would hold events back.
-        response = await self._respond(request, "text/event-stream", "identity")
-        if response.status < 300:
-            return EventSource(self, response, request)
-        try:
-            return await _read_refusal(response)
-        finally:
-            _release(response)
-
-    def drain(self, response: aiohttp.ClientResponse) -> None:
-        """Read the little that is left of a body in the background, so that its connection can be used again."""
-        if response.content.at_eof():
-            response.release()
-            return
-        task = asyncio.create_task(_drain(response))
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        got: Reply | EventSource = await self._respond(request, True)
+        return got
 
     async def close(self) -> None:
-        """Close all connections."""
-        for task in tuple(self._draining):
-            task.cancel()
-        await asyncio.gather(*self._draining, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Drop all connections."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for connection in tuple(self._all):
+            connection.fail(broken(f"the endpoint {self.name} was closed"))
+        if self._all:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._emptied}, timeout=_CLOSE_S)
 
-    async def _respond(self, request: HttpRequest, accept: str, encodings: str) -> aiohttp.ClientResponse:
-        progress = _Progress()
-        headers = {"Accept": accept, "Accept-Encoding": encodings, "User-Agent": "spendgate", **request.headers}
-        with _sorted(self.name, progress):
-            async with asyncio.timeout_at(request.deadline_s):
-                return await self._open_session().post(
-                    request.url,
-                    data=request.content,
-                    headers=headers,
-                    allow_redirects=False,  # a redirect would carry our credentials elsewhere
-                    trace_request_ctx=progress,
-                )
+    async def _respond(self, request: HttpRequest, streaming: bool) -> Any:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if now_s >= request.deadline_s:
+            raise self._not_sent("TimeoutError")
+        connection = self._take_idle(now_s) or await self._connection(loop, request.deadline_s)
+        waiter = connection.begin(request, streaming=streaming)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            connection.leave(waiter)
+            raise
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            tracing = aiohttp.TraceConfig()
-            tracing.on_request_headers_sent.append(_note_sent)
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._endpoint.max_connections, keepalive_timeout=_KEEP_ALIVE_S),
-                timeout=aiohttp.ClientTimeout(total=None, connect=self._endpoint.connect_timeout_s),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trace_configs=[tracing],
+    def _take_idle(self, now_s: float) -> Connection | None:
+        """The connection that was used last, if it can still be used. With a queue none is idle."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if now_s - connection.idle_since_s < _KEEP_ALIVE_S and connection.usable():
+                return connection
+            connection.abort()
+        return None
+
+    async def _connection(self, loop: asyncio.AbstractEventLoop, deadline_s: float) -> Connection:
+        """A new connection, or the first that becomes free.
+
+        Raises:
+            UpstreamError: NOT_SENT.
+        """
+        try:
+            async with asyncio.timeout_at(min(deadline_s, loop.time() + self._connect_timeout_s)):
+                while True:
+                    if self._slots < self._max_connections:
+                        self._slots += 1
+                    else:
+                        given = await self._wait_in_queue(loop)
+                        if given is not None:
+                            if given.usable():
+                                return given
+                            given.abort()
+                            continue
+                    return await self._connect(loop)
+        except OSError as error:  # TimeoutError and ssl.SSLError are OSErrors
+            raise self._not_sent(type(error).__name__) from error
+
+    async def _wait_in_queue(self, loop: asyncio.AbstractEventLoop) -> Connection | None:
+        """A connection; or None, a slot to make one in."""
+        turn: asyncio.Future[Connection | None] = loop.create_future()
+        self._queue.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was given something that it can't use any more
+                given = turn.result()
+                if given is None:
+                    self._free_slot()
+                elif not given.closed:
+                    self.release(given)
+            with contextlib.suppress(ValueError):
+                self._queue.remove(turn)
+            raise
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> Connection:
+        """A new connection in a slot that is counted already; the slot is freed if there is none."""
+        origin = self._origin
+        options: dict[str, Any] = {}
+        if origin.tls:
+            self._tls = self._tls or client_context()
+            options = {"ssl": self._tls, "server_hostname": origin.host}
+        if isinstance(loop, asyncio.BaseEventLoop):  # uvloop's can't try a second address while the first hangs
+            options["happy_eyeballs_delay"] = _NEXT_ADDRESS_S
+        try:
+            _, connection = await loop.create_connection(
+                lambda: Connection(self, loop), origin.host, origin.port, **options
             )
-        return self._session
+            if not connection.usable():  # closed between the handshake and here
+                connection.abort()
+                raise ConnectionResetError
+        except BaseException:
+            self._free_slot()
+            raise
+        self._all.add(connection)
+        return connection
 
+    # What connections tell.
 
-def broken(message: str) -> UpstreamError:
-    """An answer came and is of no use; the provider has probably charged for it."""
-    return UpstreamError(FailureKind.BROKEN, message)
+    def release(self, connection: Connection) -> None:
+        """The connection is free: for who has waited longest, or kept."""
+        if connection.draining:
+            connection.draining = False
+            self._draining.discard(connection)
+        queue = self._queue
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(connection)
+                return
+        loop = asyncio.get_running_loop()
+        connection.idle_since_s = loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(_KEEP_ALIVE_S, self._drop_old)
 
+    def lost(self, connection: Connection) -> None:
+        """The connection can't be used any more; another may take its place."""
+        if connection not in self._all:  # it never was one of ours; see `_connect`
+            return
+        self._draining.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._free_slot()
 
-def abort(response: aiohttp.ClientResponse) -> None:
-    """Drop a response's connection at once, if it still has one."""
-    connection = response.connection
-    if connection is not None and connection.transport is not None:
-        connection.transport.abort()
-    response.close()
+    def gone(self, connection: Connection) -> None:
+        """The connection's socket is closed."""
+        self._all.discard(connection)
+        if not self._all and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
 
+    def drains(self, connection: Connection) -> None:
+        """The connection may become free, if its answer ends soon."""
+        self._draining.add(connection)
 
-async def _note_sent(
-    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams
-) -> None:
-    context.trace_request_ctx.sent = True
+    def _free_slot(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._slots -= 1
 
+    def _drop_old(self) -> None:
+        """Drop what nobody has used for long; the oldest are first."""
+        loop = asyncio.get_running_loop()
+        self._sweep = None
+        oldest_s = loop.time() - _KEEP_ALIVE_S
+        while self._idle and self._idle[0].idle_since_s <= oldest_s + 0.001:
+            self._idle[0].abort()
+        if self._idle:
+            self._sweep = loop.call_at(self._idle[0].idle_since_s + _KEEP_ALIVE_S, self._drop_old)
 
-@contextlib.contextmanager
-def _sorted(name: str, progress: _Progress) -> Iterator[None]:
-    """Aiohttp's and the system's exceptions as `UpstreamError`."""
-    try:
-        yield
-    except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-        what = type(error).__name__
-        if not progress.sent:
-            message = f"no connection to the endpoint {name} ({what})"
-            raise UpstreamError(FailureKind.NOT_SENT, message) from error
-        if isinstance(error, TimeoutError):
-            message = f"the endpoint {name} did not answer in time"
-            raise UpstreamError(FailureKind.TIMEOUT, message) from error
-        raise broken(f"the answer of the endpoint {name} broke off ({what})") from error
-
-
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    while piece := await response.content.readany():
-        body += piece
-        if len(body) > MAX_ANSWER_BYTES:
-            raise broken(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
-    return bytes(body)
-
-
-async def _read_refusal(response: aiohttp.ClientResponse) -> Reply:
-    """A refusal counts by its status, also when its body breaks off."""
-    body = bytearray()
-    with contextlib.suppress(aiohttp.ClientError, OSError):
-        async with asyncio.timeout(_REFUSAL_S):
-            while len(body) < _MAX_REFUSAL_BYTES and (piece := await response.content.readany()):
-                body += piece
-    return Reply(response.status, response.headers, bytes(body[:_MAX_REFUSAL_BYTES]))
-
-
-def _release(response: aiohttp.ClientResponse) -> None:
-    """Back to the pool if it was read to its end, otherwise drop it."""
-    if response.content.at_eof():
-        response.release()
-    else:
-        abort(response)
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    try:
-        with contextlib.suppress(aiohttp.ClientError, OSError):
-            async with asyncio.timeout(_DRAIN_S):
-                await response.content.readany()  # nothing may follow the end mark but the end itself
-    finally:
-        _release(response)
+    def _not_sent(self, what: str) -> UpstreamError:
+        return UpstreamError(FailureKind.NOT_SENT, f"no connection to the endpoint {self.name} ({what})")

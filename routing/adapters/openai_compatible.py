@@ -6,21 +6,22 @@ Source: https://platform.openai.com/docs/api-reference/debugging-requests
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from core.clock import Clock
-from routing.adapters.http import HttpClient, HttpRequest
+from routing.adapters.http import EventSource, HttpClient, HttpRequest, Reply, header_lines
 from routing.adapters.openai_wire import (
-    Got,
+    JSON_HEADERS,
+    STREAMING_FIELDS,
     OpenAIStream,
     OptionalFields,
-    call_headers,
+    call_lines,
     open_stream,
     read_answer,
-    streaming_fields,
     wire_body,
 )
 from routing.model import Endpoint
@@ -36,43 +37,45 @@ class OpenAICompatible:
         self._endpoint = endpoint
         self._clock = clock
         self._http = HttpClient(endpoint)
-        self._base_url = endpoint.base_url.rstrip("/")
         self._optional = OptionalFields()
+        self._heads: dict[tuple[str, bool], bytes] = {}
 
     async def send(self, call: UpstreamCall) -> UpstreamAnswer:
         """See `Upstream.send`."""
-        reply = await self._ask(call, wire_body(call), {}, self._http.post)
-        return read_answer(reply, self._clock)
+        body = wire_body(call)
+        body["model"] = call.model.upstream_name
+        return read_answer(await self._http.post(self._request(call, body, streaming=False)), self._clock)
 
     async def open_stream(self, call: UpstreamCall) -> OpenAIStream:
         """See `Upstream.open_stream`."""
-        got = await self._ask(call, {**wire_body(call), "stream": True}, streaming_fields(), self._http.open)
+        body = wire_body(call)
+        body["model"] = call.model.upstream_name
+        body["stream"] = True
+        fields = self._optional.accepted(call.model.name, STREAMING_FIELDS)
+        request = self._request(call, {**body, **fields}, streaming=True)
+        got = await self._http.open(request)
+        if isinstance(got, Reply) and fields:
+
+            async def ask(full_body: Mapping[str, Any]) -> Reply | EventSource:
+                return await self._http.open(replace(request, content=orjson.dumps(full_body)))
+
+            got = await self._optional.without_refused(call.model.name, body, fields, got, ask)
         return open_stream(got, self._clock)
 
     async def close(self) -> None:
         """See `Upstream.close`."""
         await self._http.close()
 
-    async def _ask(
-        self,
-        call: UpstreamCall,
-        body: Mapping[str, Any],
-        optional: Mapping[str, Any],
-        exchange: Callable[[HttpRequest], Awaitable[Got]],
-    ) -> Got:
+    def _request(self, call: UpstreamCall, body: Mapping[str, Any], *, streaming: bool) -> HttpRequest:
         timeout_s = min(call.timeout_s, self._endpoint.timeout_s)
         deadline_s = asyncio.get_running_loop().time() + timeout_s
-        url = self._base_url + _PATHS[call.operation]
-        headers = self._headers(call)
-        named = {"model": call.model.upstream_name, **body}
+        head = self._heads.get((call.operation, streaming)) or self._make_head(call.operation, streaming)
+        own_id = header_lines({"X-Client-Request-Id": call.attempt_id})
+        return HttpRequest(head + own_id + call_lines(call), orjson.dumps(body), deadline_s, timeout_s)
 
-        async def ask(full_body: dict[str, Any]) -> Got:
-            return await exchange(HttpRequest(url, headers, orjson.dumps(full_body), deadline_s, timeout_s))
-
-        return await self._optional.ask(call.model.name, named, optional, ask)
-
-    def _headers(self, call: UpstreamCall) -> dict[str, str]:
-        headers = {"X-Client-Request-Id": call.attempt_id, **call_headers(call)}
-        if self._endpoint.api_key:
-            headers["Authorization"] = f"Bearer {self._endpoint.api_key}"
-        return headers
+    def _make_head(self, operation: str, streaming: bool) -> bytes:
+        key = self._endpoint.api_key
+        headers = JSON_HEADERS | ({"Authorization": f"Bearer {key}"} if key else {})
+        head = self._http.head(_PATHS[operation], headers, streaming=streaming)
+        self._heads[operation, streaming] = head
+        return head

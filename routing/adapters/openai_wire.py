@@ -14,32 +14,34 @@ from routing.adapters.sse import DONE
 from routing.errors import UpstreamError
 from routing.upstream import UpstreamAnswer, UpstreamCall
 
+#: With the white space that some servers put around the end mark.
+_DONE_BYTES = 32
+
 Got = TypeVar("Got", Reply, Reply | EventSource)
 
 #: What the adapter itself decides; a caller's own values are not passed on.
 _OURS = frozenset({"model", "stream", "stream_options", "client_request_id", "usage_context"})
-_INCLUDE_USAGE = {"include_usage": True}
+JSON_HEADERS = {"Content-Type": "application/json"}
+#: What asks for usage at the end of a stream; not every model takes it.
+STREAMING_FIELDS = {"stream_options": {"include_usage": True}}
 #: How a 400 names a field that it does not take, other than by the field's name.
 _ALSO_NAMED = {"stream_options": (b"stream_options", b"include_usage")}
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def wire_body(call: UpstreamCall) -> dict[str, Any]:
-    """The caller's body without what the adapter decides."""
+    """The caller's body without what the adapter decides; a copy."""
+    if _OURS.isdisjoint(call.body):
+        return dict(call.body)
     return {name: value for name, value in call.body.items() if name not in _OURS}
 
 
-def streaming_fields() -> dict[str, Any]:
-    """What asks for usage at the end of a stream; not every model takes it."""
-    return {"stream_options": dict(_INCLUDE_USAGE)}
-
-
-def call_headers(call: UpstreamCall) -> dict[str, str]:
-    """What every call carries: its content type, the id by which a Helicone webhook names it, its W3C trace context."""
-    headers = {"Content-Type": "application/json", "Helicone-Request-Id": id_to_uuid(call.attempt_id)}
+def call_lines(call: UpstreamCall) -> bytes:
+    """The headers of one call: the id by which a Helicone webhook names it, its W3C trace context."""
+    lines = f"Helicone-Request-Id: {id_to_uuid(call.attempt_id)}\r\n"
     if call.traceparent and _TRACEPARENT.fullmatch(call.traceparent):
-        headers["traceparent"] = call.traceparent
-    return headers
+        lines += f"traceparent: {call.traceparent}\r\n"
+    return lines.encode("ascii")
 
 
 class OptionalFields:
@@ -52,24 +54,27 @@ class OptionalFields:
     def __init__(self) -> None:
         self._refused: dict[str, set[str]] = {}
 
-    async def ask(
+    def accepted(self, model: str, optional: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those of the fields that a model is not known to refuse."""
+        refused = self._refused.get(model)
+        if refused is None:
+            return optional
+        return {name: value for name, value in optional.items() if name not in refused}
+
+    async def without_refused(
         self,
         model: str,
         body: Mapping[str, Any],
-        optional: Mapping[str, Any],
-        ask: Callable[[dict[str, Any]], Awaitable[Got]],
+        fields: Mapping[str, Any],
+        got: Got,
+        ask: Callable[[Mapping[str, Any]], Awaitable[Got]],
     ) -> Got:
-        """Ask with the optional fields; after a 400 or 422 that names some, once more without those."""
-        refused = self._refused.get(model, ())
-        fields = {name: value for name, value in optional.items() if name not in refused}
+        """`got` answers `body` with `fields`: while it is a 400 or 422 that names some, ask once more without those."""
         dropped: set[str] = set()
-        while True:
-            got = await ask({**body, **fields})
-            named = _named(got, fields)
-            if not named:
-                break
+        while named := _named(got, fields):
             dropped |= named
             fields = {name: value for name, value in fields.items() if name not in named}
+            got = await ask({**body, **fields})
         if dropped and (isinstance(got, EventSource) or got.accepted):
             self._refused.setdefault(model, set()).update(dropped)
         return got
@@ -81,14 +86,14 @@ def _named(got: Reply | EventSource, fields: Mapping[str, Any]) -> set[str]:
     return {name for name in fields if any(n in got.body for n in _ALSO_NAMED.get(name, (name.encode(),)))}
 
 
-def read_object(reply: Reply, now_ms: int) -> dict[str, Any]:
+def read_object(reply: Reply, clock: Clock) -> dict[str, Any]:
     """The JSON object in an accepted reply.
 
     Raises:
         UpstreamError: the reply is a refusal, or (BROKEN) holds no JSON object.
     """
     if not reply.accepted:
-        raise refusal(reply, now_ms)
+        raise refusal(reply, clock.now_ms())
     try:
         body = orjson.loads(reply.body)
     except orjson.JSONDecodeError:
@@ -104,7 +109,7 @@ def read_answer(reply: Reply, clock: Clock) -> UpstreamAnswer:
     Raises:
         UpstreamError: as `read_object`; also BROKEN for an error that came with a 2xx.
     """
-    body = read_object(reply, clock.now_ms())
+    body = read_object(reply, clock)
     if not ("choices" in body or "data" in body) and (body.get("error") or body.get("error_code")):
         raise _error_inside(reply.body)
     return UpstreamAnswer(body, provider_request_id(reply.headers, body))
@@ -126,7 +131,7 @@ class OpenAIStream:
         """The chunks; see `UpstreamStream.events`."""
         while (payloads := await self._source.next_payloads()) is not None:
             for payload in payloads:
-                if payload.strip() == DONE:
+                if len(payload) < _DONE_BYTES and payload.strip() == DONE:
                     self._source.finish()
                     return
                 if payload.startswith((b'{"error', b'{ "error')):
