@@ -1,6 +1,5 @@
 """Anthropic's Messages API: ``POST <base_url>/v1/messages``, chat only; `base_url` is ``https://api.anthropic.com``."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -56,7 +55,7 @@ class Anthropic:
 
     def _request(self, call: UpstreamCall, body: dict[str, Any], *, streaming: bool) -> HttpRequest:
         timeout_s = min(call.timeout_s, self._endpoint.timeout_s)
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        deadline_s = self._http.now_s() + timeout_s
         head = self._heads.get(streaming)
         if head is None:
             headers = {"x-api-key": self._api_key, "anthropic-version": _VERSION, **JSON_HEADERS}

@@ -72,7 +72,7 @@ class Databricks:
     ) -> Got:
         """Ask with the fields that the model takes; if it turns out not to take one, again without it."""
         timeout_s = min(call.timeout_s, self._endpoint.timeout_s)
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        deadline_s = self._http.now_s() + timeout_s
         fields = self._optional.accepted(call.model.name, optional)
         got = await self._authorized(call, {**body, **fields}, deadline_s, timeout_s, exchange)
         if not isinstance(got, Reply) or got.accepted:

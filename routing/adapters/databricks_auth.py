@@ -150,7 +150,7 @@ class OAuthTokens:
 
     async def _fetch(self) -> _Token:
         now_s = self._clock.monotonic_s()
-        deadline_s = asyncio.get_running_loop().time() + _FETCH_S
+        deadline_s = self._http.now_s() + _FETCH_S
         try:
             head = self._http.head(_PATH, self._headers)
             reply = await self._http.post(HttpRequest(head, _FORM, deadline_s, _FETCH_S))

@@ -43,7 +43,6 @@ __all__ = [
 #: Below the smallest usual keep-alive of servers (5 s): a request on a connection that the server is just closing
 #: is ambiguous, and ambiguity is charged.
 _KEEP_ALIVE_S = 4.0
-_NEXT_ADDRESS_S = 0.25
 _CLOSE_S = 1.0
 
 
@@ -62,6 +61,8 @@ class HttpClient:
         self._connect_timeout_s = endpoint.connect_timeout_s
         self._max_connections = endpoint.max_connections
         self._tls: ssl.SSLContext | None = None
+        # The loop is looked up once: asking for the running one is a system call (getpid) in each Python before 3.12.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = 0  # connections that can be used, or are being made
         self._idle: list[Connection] = []  # the one that was used last is last
         self._queue: deque[asyncio.Future[Connection | None]] = deque()
@@ -69,6 +70,10 @@ class HttpClient:
         self._draining: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
+
+    def now_s(self) -> float:
+        """The running loop's clock, for `HttpRequest.deadline_s`."""
+        return (self._loop or self._bind()).time()
 
     def head(self, path: str, headers: Mapping[str, str], *, streaming: bool = False) -> bytes:
         """How requests to a path begin, for `HttpRequest.head`; `header_lines` may be added.
@@ -106,9 +111,10 @@ class HttpClient:
         if self._all:
             self._emptied = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._emptied}, timeout=_CLOSE_S)
+        self._loop = None
 
     async def _respond(self, request: HttpRequest, streaming: bool) -> Any:
-        loop = asyncio.get_running_loop()
+        loop = self._loop or self._bind()
         now_s = loop.time()
         if now_s >= request.deadline_s:
             raise self._not_sent("TimeoutError")
@@ -119,6 +125,10 @@ class HttpClient:
         except asyncio.CancelledError:
             connection.leave(waiter)
             raise
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def _take_idle(self, now_s: float) -> Connection | None:
         """The connection that was used last, if it can still be used. With a queue none is idle."""
@@ -176,8 +186,6 @@ class HttpClient:
         if origin.tls:
             self._tls = self._tls or client_context()
             options = {"ssl": self._tls, "server_hostname": origin.host}
-        if isinstance(loop, asyncio.BaseEventLoop):  # uvloop's can't try a second address while the first hangs
-            options["happy_eyeballs_delay"] = _NEXT_ADDRESS_S
         try:
             _, connection = await loop.create_connection(
                 lambda: Connection(self, loop), origin.host, origin.port, **options
@@ -204,7 +212,7 @@ class HttpClient:
             if not turn.done():
                 turn.set_result(connection)
                 return
-        loop = asyncio.get_running_loop()
+        loop = self._loop or self._bind()
         connection.idle_since_s = loop.time()
         self._idle.append(connection)
         if self._sweep is None:
@@ -239,7 +247,7 @@ class HttpClient:
 
     def _drop_old(self) -> None:
         """Drop what nobody has used for long; the oldest are first."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop or self._bind()
         self._sweep = None
         oldest_s = loop.time() - _KEEP_ALIVE_S
         while self._idle and self._idle[0].idle_since_s <= oldest_s + 0.001:

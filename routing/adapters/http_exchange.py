@@ -7,7 +7,7 @@ is given back only after an answer that ended exactly where its bytes did.
 
 import asyncio
 import ssl
-from typing import Protocol
+from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -179,8 +179,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called once, after TLS's handshake."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._tls = transport.get_extra_info("ssl_object")
 
     def data_received(self, data: bytes) -> None:

@@ -5,7 +5,6 @@ The attempt's id goes along as ``X-Client-Request-Id``, which OpenAI records.
 Source: https://platform.openai.com/docs/api-reference/debugging-requests
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -68,7 +67,7 @@ class OpenAICompatible:
 
     def _request(self, call: UpstreamCall, body: Mapping[str, Any], *, streaming: bool) -> HttpRequest:
         timeout_s = min(call.timeout_s, self._endpoint.timeout_s)
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        deadline_s = self._http.now_s() + timeout_s
         head = self._heads.get((call.operation, streaming)) or self._make_head(call.operation, streaming)
         own_id = header_lines({"X-Client-Request-Id": call.attempt_id})
         return HttpRequest(head + own_id + call_lines(call), orjson.dumps(body), deadline_s, timeout_s)

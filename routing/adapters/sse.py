@@ -12,6 +12,18 @@ class EventTooLarge(Exception):
     """An event is larger than may be buffered."""
 
 
+def whole_events(piece: bytes) -> list[bytes] | None:
+    """The payloads of a piece of nothing but whole events of one ``data:`` line each, which is what providers send.
+
+    None: it may be something else, for the decoder to see.
+    """
+    if not piece.startswith(b"data: ") or not piece.endswith(b"\n\n") or b"\r" in piece:
+        return None
+    payloads = piece[6:-2].split(b"\n\ndata: ")
+    # As many lines as these events have: none of them holds a line of another kind.
+    return payloads if piece.count(b"\n") == 2 * len(payloads) else None
+
+
 class EventDecoder:
     """Collects pieces of a body and gives out payloads as soon as their event is complete.
 
@@ -30,6 +42,10 @@ class EventDecoder:
         Raises:
             EventTooLarge: an event is over `max_bytes`.
         """
+        if not self._rest and not self._data:
+            payloads = whole_events(piece)
+            if payloads is not None:
+                return payloads
         searched = len(self._rest)
         self._rest += piece
         payloads = []
