@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from routing.adapters.http_connect import connected_socket
 from routing.adapters.http_events import EventSource
 from routing.adapters.http_exchange import Connection
 from routing.adapters.http_head import Origin, header_lines
@@ -187,9 +188,8 @@ class HttpClient:
             self._tls = self._tls or client_context()
             options = {"ssl": self._tls, "server_hostname": origin.host}
         try:
-            _, connection = await loop.create_connection(
-                lambda: Connection(self, loop), origin.host, origin.port, **options
-            )
+            sock = await connected_socket(loop, origin.host, origin.port)
+            _, connection = await loop.create_connection(lambda: Connection(self, loop), sock=sock, **options)
             if not connection.usable():  # closed between the handshake and here
                 connection.abort()
                 raise ConnectionResetError

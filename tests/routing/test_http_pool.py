@@ -1,6 +1,7 @@
 """Connections: kept, limited, given on in turn, and gone when nobody wants them."""
 
 import asyncio
+import functools
 import socket
 from typing import Any
 
@@ -13,6 +14,10 @@ from routing.errors import FailureKind, UpstreamError
 from tests.routing.wire import OK, STREAM, client_of, open_stream, post, raw_server, says, until
 
 ANSWER = OK + b"Content-Length: 2\r\n\r\n{}"
+
+
+def _cancel(task: "asyncio.Task[Any]", _: object) -> None:
+    task.cancel()
 
 
 async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -110,7 +115,7 @@ async def test_a_caller_that_leaves_the_queue_leaves_its_turn_to_others() -> Non
             third = asyncio.create_task(post(client))
             await asyncio.sleep(0)
             if moment % 2:
-                first.add_done_callback(lambda _, task=second: task.cancel())
+                first.add_done_callback(functools.partial(_cancel, second))
             else:
                 await asyncio.sleep(0.001 * moment)
                 second.cancel()
@@ -249,7 +254,7 @@ async def test_a_slow_reader_stops_a_fast_server() -> None:
     chunk = b"%x\r\n%b\r\n" % (len(event), event)
     sent, total = 0, 20_000  # 20 MB
 
-    async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         writer.write(STREAM)

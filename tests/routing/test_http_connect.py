@@ -1,0 +1,115 @@
+"""Which address of a host is used, when some of them do not answer."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from routing.adapters import http_connect
+from routing.adapters.http_connect import connected_socket
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+
+
+class Network:
+    """Names resolve to ports of this machine. silent: ports whose connections hang. tried: in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ports: list[int] = []
+        self.silent: set[int] = set()
+        self.tried: list[int] = []
+        loop = asyncio.get_running_loop()
+        connect, resolve = loop.sock_connect, loop.getaddrinfo
+
+        async def getaddrinfo(host: str, port: int, **named: Any) -> list[Any]:
+            if host != "h":  # uvloop's sock_connect asks too
+                return await resolve(host, port, **named)
+            return [(V4, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in self.ports]
+
+        async def sock_connect(made: socket.socket, address: Any) -> None:
+            self.tried.append(address[1])
+            if address[1] in self.silent:
+                await asyncio.Event().wait()
+            await connect(made, address)
+
+        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(loop, "sock_connect", sock_connect)
+        monkeypatch.setattr(http_connect, "NEXT_ADDRESS_S", 0.05)
+
+
+def attempts() -> list[Any]:
+    return [task for task in asyncio.all_tasks() if "_connect()" in repr(task.get_coro())]
+
+
+@contextlib.asynccontextmanager
+async def port() -> AsyncIterator[int]:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def test_families_take_turns() -> None:
+    infos: list[Any] = [(V6, 1), (V6, 2), (V4, 3), (V6, 4), (V4, 5)]
+    assert [number for _, number in http_connect._alternating(infos)] == [1, 3, 2, 5, 4]
+
+
+async def test_an_address_that_says_nothing_costs_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(monkeypatch)
+    async with port() as good:
+        network.ports = [2, good, 3]
+        network.silent = {2, 3}
+        async with asyncio.timeout(1):
+            made = await connected_socket(asyncio.get_running_loop(), "h", 80)
+        assert made.getpeername()[1] == good
+        assert network.tried == [2, good]
+        made.close()
+    await asyncio.sleep(0)
+    assert not attempts()
+
+
+async def test_an_address_that_refuses_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(monkeypatch)
+    monkeypatch.setattr(http_connect, "NEXT_ADDRESS_S", 60)
+    async with port() as good:
+        network.ports = [1, good]
+        made = await connected_socket(asyncio.get_running_loop(), "h", 80)
+        assert made.getpeername()[1] == good
+        made.close()
+
+
+async def test_the_first_address_wins_even_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(monkeypatch)
+    async with port() as good:
+        network.ports = [good, 1, 2]
+        made = await connected_socket(asyncio.get_running_loop(), "h", 80)
+        assert network.tried == [good]
+        made.close()
+
+
+async def test_no_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(monkeypatch)
+    network.ports = [1, 2]
+    with pytest.raises(ConnectionRefusedError):
+        await connected_socket(asyncio.get_running_loop(), "h", 80)
+    assert network.tried == [1, 2]
+
+
+async def test_who_is_cancelled_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(monkeypatch)
+    async with port() as good:
+        network.ports = [1, good, 2]
+        network.silent = {1, 2}
+        for steps in range(6):
+            task = asyncio.create_task(connected_socket(asyncio.get_running_loop(), "h", 80))
+            for _ in range(steps):
+                await asyncio.sleep(0.01)
+            task.cancel()
+            for made in await asyncio.gather(task, return_exceptions=True):
+                if isinstance(made, socket.socket):
+                    made.close()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert not attempts()
