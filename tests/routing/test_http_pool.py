@@ -125,6 +125,32 @@ async def test_a_caller_that_leaves_the_queue_leaves_its_turn_to_others() -> Non
         assert not client._queue
 
 
+@pytest.mark.parametrize(
+    ("answer", "giver"), [(ANSWER, "release"), (b"nonsense", "_free_slot")], ids=["a connection", "a place"]
+)
+async def test_what_is_given_to_a_caller_that_has_just_left_goes_to_the_next(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, giver: str
+) -> None:
+    async def turn(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.02)
+        writer.write(answer)
+
+    async with raw_server(turn) as server, client_of(server.port, max_connections=1) as client:
+        tasks = [asyncio.create_task(post(client)) for _ in range(3)]
+        await until(lambda: len(client._queue) == 2)
+        give = getattr(client, giver)
+
+        def giving(*args: Any) -> None:
+            give(*args)
+            tasks[1].cancel()
+
+        monkeypatch.setattr(client, giver, giving)
+        async with asyncio.timeout(1):
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[1], asyncio.CancelledError)
+        assert getattr(results[2], "body", None) == b"{}" or getattr(results[2], "kind", None) is FailureKind.BROKEN
+
+
 async def test_a_place_that_becomes_free_goes_to_who_waits() -> None:
     """Connections that break, or that can't be made, give their place on."""
     async with raw_server(says(b"nonsense")) as server, client_of(server.port, max_connections=2) as client:
@@ -306,7 +332,7 @@ async def test_a_reader_that_is_cancelled_drops_the_stream() -> None:
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        await until(lambda: not client._all)
+        await until(lambda: not client._all, within_s=1)
         with pytest.raises(UpstreamError):
             await source.next_payloads()
 

@@ -123,6 +123,18 @@ async def test_a_well_formed_answer_leaves_its_connection_for_the_next(answer: b
     assert server.connections == 1
 
 
+@pytest.mark.parametrize(
+    "beginning",
+    [b"HTTP/1.1 200 ", OK + b"X: ", OK + b"X", STREAM + b"2;a=", STREAM + b"2\r\n{}\r\n0\r\nX: "],
+    ids=["reason", "value", "name", "chunk extension", "trailer"],
+)
+async def test_a_line_without_end_is_broken_before_it_fills_the_memory(beginning: bytes) -> None:
+    async with raw_server(says(beginning, *[b"x" * 20_000] * 20)) as server, client_of(server.port) as client:
+        with pytest.raises(UpstreamError) as caught:
+            await post(client)
+    assert caught.value.kind is FailureKind.BROKEN
+
+
 UNKEPT = {
     "Connection: close": OK + b"Connection: close\r\n" + BODY,
     "HTTP/1.0": b"HTTP/1.0 200 OK\r\n" + BODY,
@@ -268,7 +280,7 @@ async def test_a_stream_that_is_compressed_all_the_same() -> None:
 
 
 async def test_a_compressed_flood_in_a_stream_is_broken() -> None:
-    bomb = zlib.compress(bytes(64 * 1024 * 1024), wbits=31)
+    bomb = zlib.compress(b": no event\n" * 6_000_000, wbits=31)
     head = OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
     async with raw_server(says(head + bomb)) as server, client_of(server.port) as client:
         source = await open_stream(client)

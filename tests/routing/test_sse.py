@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from routing.adapters.sse import EventDecoder, whole_events
@@ -33,16 +33,21 @@ PARTS = st.sampled_from(
 TEXTS = st.lists(PARTS, max_size=30).map(b"".join)
 
 
-@given(TEXTS, st.data())
-def test_any_cut_gives_the_same_events(text: bytes, data: st.DataObject) -> None:
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    edges = [0, *cuts, len(text)]
+@settings(max_examples=400)
+@given(TEXTS, st.lists(st.integers(0, 300), max_size=8))
+@example(b"data: a\ndata: b\n\n", [8])
+@example(b"data: a\n\ndata: b\n\n", [3, 15])
+@example(b"data: x\r\n\n", [])
+def test_any_cut_gives_the_same_events(text: bytes, cuts: list[int]) -> None:
+    edges = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
     decoder = EventDecoder(1 << 20)
     found = [p for at, to in itertools.pairwise(edges) for p in decoder.feed(text[at:to])]
     assert found == slowly(text)
 
 
+@settings(max_examples=400)
 @given(TEXTS)
+@example(b"data: x\r\n\n")
 def test_the_quick_way_is_right_where_it_is_taken(text: bytes) -> None:
     quick = whole_events(text)
     assert quick is None or quick == slowly(text)
