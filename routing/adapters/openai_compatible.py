@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from core.clock import Clock
-from routing.adapters.http import EventSource, HttpClient, HttpRequest, Reply, header_lines
+from routing.adapters.http import EventSource, HttpClient, HttpRequest, Reply
 from routing.adapters.openai_wire import (
     JSON_HEADERS,
     STREAMING_FIELDS,
@@ -69,8 +69,8 @@ class OpenAICompatible:
         timeout_s = min(call.timeout_s, self._endpoint.timeout_s)
         deadline_s = self._http.now_s() + timeout_s
         head = self._heads.get((call.operation, streaming)) or self._make_head(call.operation, streaming)
-        own_id = header_lines({"X-Client-Request-Id": call.attempt_id})
-        return HttpRequest(head + own_id + call_lines(call), orjson.dumps(body), deadline_s, timeout_s)
+        lines = call_lines(call, id_header="X-Client-Request-Id")
+        return HttpRequest(head + lines, orjson.dumps(body), deadline_s, timeout_s)
 
     def _make_head(self, operation: str, streaming: bool) -> bytes:
         key = self._endpoint.api_key

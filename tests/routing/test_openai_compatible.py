@@ -2,6 +2,7 @@ import logging
 
 import pytest
 
+from core.ids import id_to_uuid
 from routing.adapters.openai_compatible import OpenAICompatible
 from routing.errors import FailureKind, UpstreamError
 from routing.upstream import UpstreamCall
@@ -31,6 +32,19 @@ async def test_a_call(operation: str, path: str, base: str) -> None:
     assert sent.headers["authorization"] == "Bearer key-0123456789"
     assert sent.headers["x-client-request-id"] == ATTEMPT
     assert "cookie" not in sent.headers
+
+
+@pytest.mark.parametrize("attempt_id", [ATTEMPT, ATTEMPT.upper(), "x-1_" + "0" * 32])
+async def test_ids_that_are_written_otherwise(attempt_id: str) -> None:
+    sent = await sent_for(call(attempt_id=attempt_id))
+    assert sent.headers["x-client-request-id"] == attempt_id
+    assert sent.headers["helicone-request-id"] == id_to_uuid(attempt_id)
+
+
+async def test_an_id_that_would_leave_its_line_is_not_sent() -> None:
+    with pytest.raises(UpstreamError) as caught:
+        await sent_for(call(attempt_id="x\r\nEvil: 1_" + "0" * 32))
+    assert caught.value.kind is FailureKind.NOT_SENT
 
 
 async def test_a_server_without_a_key() -> None:
