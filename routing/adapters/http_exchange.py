@@ -216,7 +216,8 @@ class Connection(asyncio.Protocol):
             self._close()
             self.fail(self._broke_off("closed" if exc is None else type(exc).__name__))
         self._pool.gone(self)
-        self._waiter = None
+        self._waiter = self._source = None
+        self._forget()
 
     def _ring(self) -> None:
         self._alarm = None
@@ -357,6 +358,13 @@ class Connection(asyncio.Protocol):
                 waiter.set_exception(broken("the answer's compressed body is cut off"))
             else:
                 waiter.set_result(self._reply())
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what may be large: an idle connection has no use for it."""
+        self._request = None
+        self._pieces = []
+        self._last_piece = b""
 
     def _close(self) -> None:
         self.closed = True

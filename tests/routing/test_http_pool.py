@@ -373,6 +373,13 @@ async def test_a_stream_that_does_not_end_after_its_end_mark_is_dropped(monkeypa
         assert not client._draining
 
 
+async def test_an_idle_connection_keeps_nothing_of_the_last_call() -> None:
+    async with raw_server(says(ANSWER)) as server, client_of(server.port) as client:
+        await post(client, content=bytes(100_000))
+        connection = client._idle[0]
+        assert (connection._request, connection._pieces, connection._last_piece) == (None, [], b"")
+
+
 async def test_small_packets_are_not_held_back() -> None:
     async with raw_server(says(ANSWER)) as server, client_of(server.port) as client:
         await post(client)
