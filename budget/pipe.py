@@ -113,10 +113,7 @@ class _Line(asyncio.Protocol):
         if isinstance(reply, hiredis.ReplyError):
             self._pipe.refused(self, asked, str(reply))
         elif not asked.answer.done():
-            try:
-                asked.answer.set_result(asked.read(reply))
-            except SpendgateError as error:
-                asked.answer.set_exception(error)
+            _give(asked, reply)
 
     def abort(self, why: str = "the connection broke") -> None:
         """Drop the connection and every question on it."""
@@ -280,9 +277,7 @@ class Pipe:
         try:
             reply = await script.call(self._client, list(asked.keys), list(asked.args))
             if not asked.answer.done():
-                asked.answer.set_result(asked.read(reply))
-        except SpendgateError as error:
-            asked.fail(error)
+                _give(asked, reply)
         except STORE_ERRORS as error:
             asked.fail(StoreUnavailable(f"the store did not answer: {error}"))
         except asyncio.CancelledError:
@@ -292,6 +287,16 @@ class Pipe:
     def _fail_backlog(self, why: str) -> None:
         while self._backlog:
             self._backlog.popleft().fail(StoreUnavailable(f"the store did not answer: {why}"))
+
+
+def _give(asked: _Asked, reply: Any) -> None:
+    try:
+        asked.answer.set_result(asked.read(reply))
+    except SpendgateError as error:
+        asked.answer.set_exception(error)
+    except (TypeError, ValueError, LookupError) as error:  # the script is not the one that we know
+        log.error("the store's answer makes no sense: %r", error)
+        asked.answer.set_exception(StoreUnavailable("the store's answer makes no sense"))
 
 
 def _packed(*words: str | bytes | int) -> bytes:

@@ -35,6 +35,7 @@ class HotCycle(RequestResponseCycle):
     raw_headers: list[tuple[bytes, bytes]]
     connection: "Connection"
     hot: HotRoutes
+    _pieces: list[bytes]
     gone = False
     on_leave: Callable[[], None] | None = None
 
@@ -78,8 +79,10 @@ class HotCycle(RequestResponseCycle):
         self._send(b"".join((self._head(status, headers), lines, b"transfer-encoding: chunked\r\n\r\n")))
 
     def write(self, data: bytes) -> None:
-        """A piece of it."""
-        self._send(b"%x\r\n%b\r\n" % (len(data), data))
+        """A piece of it; what comes in one turn of the loop goes out as one."""
+        if not self._pieces:
+            self.connection.loop.call_soon(self._flush)
+        self._pieces.append(data)
 
     async def drained(self) -> None:
         """Return once the client has taken enough of what was written."""
@@ -89,6 +92,10 @@ class HotCycle(RequestResponseCycle):
     def end(self, data: bytes) -> None:
         """The last piece."""
         self._send_last(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+
+    def _flush(self) -> None:
+        data, self._pieces = b"".join(self._pieces), []
+        self._send(b"%x\r\n%b\r\n" % (len(data), data))
 
     def _head(self, status: int, headers: Headers) -> bytes:
         head = STATUS_LINE[status] + self.connection.default_lines()
@@ -243,7 +250,7 @@ class Connection(HttpToolsProtocol):
             keep_alive=self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0",
             on_response=self.on_response_complete,
         )
-        cycle.hot, cycle.connection = hot, self
+        cycle.hot, cycle.connection, cycle._pieces = hot, self, []
         cycle.surface, cycle.path, cycle.raw_headers = surface, path, self.headers
         before, self.cycle = self.cycle, cycle
         if before is None or before.response_complete:

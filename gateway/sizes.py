@@ -10,6 +10,7 @@ _GOES_ON_S = 0.25
 #: As fast as the faster models; where an answer shows that it is faster still, that counts.
 _LIKELY_TOKENS_PER_S = 400
 _SHORTEST_LOOK_S = 0.1
+_EMPTY: dict[str, Any] = {}
 
 
 def tokens_of_cut_answer(seen_tokens: int, after_s: float) -> int:
@@ -38,8 +39,10 @@ def choices_of(answer: dict[str, Any], part: str) -> list[dict[str, Any]] | None
     choices = answer.get("choices") or []
     if not isinstance(choices, list):
         return None
-    good = all(isinstance(choice, dict) and isinstance(choice.get(part) or {}, dict) for choice in choices)
-    return choices if good else None
+    for choice in choices:
+        if not isinstance(choice, dict) or not isinstance(choice.get(part) or _EMPTY, dict):
+            return None
+    return choices
 
 
 def answer_bytes(body: dict[str, Any]) -> int:
@@ -54,12 +57,16 @@ def message_bytes(message: object) -> int:
     total = 0
     for field_name in ("content", "reasoning_content", "refusal"):
         text = message.get(field_name)
-        if isinstance(text, str):
-            total += len(text.encode())
-        elif text:
-            total += len(str(text).encode())
+        if text:
+            total += _text_bytes(text)
     calls = message.get("tool_calls")
-    return total + sum(map(_tool_call_bytes, calls if isinstance(calls, list) else ()))
+    return total + sum(map(_tool_call_bytes, calls)) if isinstance(calls, list) else total
+
+
+def _text_bytes(text: object) -> int:
+    if not isinstance(text, str):
+        text = str(text)
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _tool_call_bytes(call: object) -> int:

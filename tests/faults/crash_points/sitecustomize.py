@@ -43,6 +43,22 @@ def _wrap(owner: Any, name: str, point_of: Callable[..., str | None]) -> None:
     _replace(owner, name, wrapped)
 
 
+def _wrap_begun(owner: Any, name: str, point_of: Callable[..., str | None]) -> None:
+    """The same for a method that has begun when it returns: `after` is when its answer has come."""
+    original: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+    def wrapped(*args: Any, **named: Any) -> Awaitable[Any]:
+        point = point_of(*args, **named)
+        if point is None:
+            return original(*args, **named)
+        _reach(f"before-{point}")
+        begun = asyncio.ensure_future(original(*args, **named))
+        begun.add_done_callback(lambda _: _reach(f"after-{point}"))
+        return begun
+
+    _replace(owner, name, wrapped)
+
+
 def _replace(owner: Any, name: str, value: Callable[..., Any]) -> None:
     setattr(owner, name, value)
 
@@ -54,8 +70,8 @@ def _wrap_store() -> None:
     def of_resolution(_: Any, resolution: Any) -> str | None:
         return "hand-over" if resolution.next_hold else str(resolution.mode.value)
 
-    _wrap(RedisBudgetStore, "reserve", lambda *_: "reserve")
-    _wrap(RedisBudgetStore, "resolve", of_resolution)
+    _wrap_begun(RedisBudgetStore, "reserve", lambda *_: "reserve")
+    _wrap_begun(RedisBudgetStore, "resolve", of_resolution)
     _wrap(RedisBudgetStore, "extend", lambda _, holds, __: "renew" if holds else None)
     add, clear = Journal.add, Journal.clear
 
