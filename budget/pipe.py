@@ -294,7 +294,7 @@ def _give(asked: _Asked, reply: Any) -> None:
         asked.answer.set_result(asked.read(reply))
     except SpendgateError as error:
         asked.answer.set_exception(error)
-    except (TypeError, ValueError, LookupError) as error:  # the script is not the one that we know
+    except Exception as error:  # the reply is not of the script that was asked for
         log.error("the store's answer makes no sense: %r", error)
         asked.answer.set_exception(StoreUnavailable("the store's answer makes no sense"))
 

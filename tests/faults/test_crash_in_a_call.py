@@ -40,8 +40,9 @@ def kinds(events: Events) -> list[str]:
 
 
 def assert_died(rig: Rig, saboteur: Saboteur, point: str, status: int) -> None:
-    assert status == 0, "the caller hears nothing"
-    assert saboteur.died(point)
+    # The answer leaves when the settlement does: where the worker dies as that has arrived, the caller has its answer.
+    assert status == (200 if point == "after-settle" else 0), "otherwise the caller hears nothing"
+    eventually(lambda: saboteur.died(point), "it dies")
     rig.recovers()
 
 
@@ -87,7 +88,7 @@ def test_a_worker_dies_while_the_upstream_works(rig: Rig, saboteur: Saboteur, po
         ("before-hand-over", "unavailable", ["expire unconfirmed"]),
         ("after-hand-over", "unavailable", ["void", "expire unconfirmed"]),
         ("before-void", "not_found", ["expire unconfirmed"]),
-        ("after-void", "not_found", ["void"]),
+        ("after-void", "not_found", ["void", "expire unconfirmed"]),
     ],
 )
 def test_a_worker_dies_between_two_attempts(
@@ -97,4 +98,4 @@ def test_a_worker_dies_between_two_attempts(
     saboteur.arm(point)
     timed = rig.call(point)
     assert_died(rig, saboteur, point, timed.status)
-    assert kinds(rig.settled(point, exact=expected == ["void"])) == expected
+    assert kinds(rig.settled(point, exact=False)) == expected

@@ -136,7 +136,7 @@ def test_a_slow_store_slows_calls_and_changes_nothing(rig: Rig) -> None:
     timed = rig.start("slow", 4).join()
     rig.to_store.heal()
     assert {t.status for t in timed} == {200}
-    assert all(1.0 <= t.seconds < REFUSAL_S for t in timed), "two round trips"
+    assert all(0.5 <= t.seconds < REFUSAL_S for t in timed), "one round trip: nobody waits for the settlement"
     events = rig.settled("slow")
     assert [e["type"] for e in events] == ["settle"] * 4
     rig.recovers()
@@ -172,8 +172,8 @@ def test_a_settlement_whose_reply_is_lost_is_charged_once(rig: Rig, how: str) ->
     before = rig.to_store.lost
     (rig.to_store.lose_replies if how == "reset" else rig.to_store.swallow_replies)(RESOLVE)
     answered = rig.call(agent)
+    eventually(lambda: rig.to_store.lost == before + 1, "the answer is lost")
     rig.to_store.heal()
-    assert rig.to_store.lost == before + 1
     assert answered.answer and answered.status == 200
     (settled,) = rig.settled(agent)
     assert int(settled["cost_nano"]) == cost_nano(answered.answer)

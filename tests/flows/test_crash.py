@@ -170,6 +170,8 @@ def test_a_settlement_that_waits_outlives_its_worker(simulator: Simulated, tmp_p
         os.kill(store, signal.SIGSTOP)
         try:
             thread.join()
+            folder = Path(first.environment["SPENDGATE_DATA_DIR"]) / "journal"
+            eventually(lambda: any(f.stat().st_size for f in folder.glob("*.journal")), "it is on disk", 10)
             first.kill()
         finally:
             os.kill(store, signal.SIGCONT)

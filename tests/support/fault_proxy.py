@@ -53,6 +53,7 @@ class _Link:
         self.proxy, self.reader, self.writer = proxy, reader, writer
         self.upstream: asyncio.StreamWriter | None = None
         self.spoilt = False
+        self.mute = False
         self.asked = b""
         self.answered = b""
         self.faulty: _Fault | None = None
@@ -85,6 +86,8 @@ class _Link:
             await self._answer(piece)
 
     async def _answer(self, piece: bytes) -> None:
+        if self.mute:  # no network loses something in the middle and goes on
+            return
         fault = self.faulty or self.proxy._take(self.asked)
         if fault.way is _Way.HOLD:
             await self.proxy._hold()
@@ -98,7 +101,9 @@ class _Link:
         await self.writer.drain()
         if at == len(piece):
             return
-        if fault.way is _Way.CUT:
+        if fault.way is _Way.SWALLOW:
+            self.mute = True
+        elif fault.way is _Way.CUT:
             self.reset()
         elif fault.way is _Way.DRIP:
             for number in range(at, len(piece)):

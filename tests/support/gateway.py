@@ -19,6 +19,7 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parents[2]
 _START_S = 40.0
 _STOP_S = 45.0
+_SETTLED_S = 2.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "CI", "VIRTUAL_ENV")
 
 ADMIN_KEY = "sg_admin_test00000000_" + "a" * 64
@@ -77,11 +78,16 @@ class RunningGateway:
         return self.request("POST", "/agent/chat", {"prompt": prompt, "scopeType": "agent", "scopeKey": agent} | fields)
 
     def spend(self, agent: str) -> dict[str, Any]:
-        """The dashboard's view of an agent: its first budget."""
-        answer = self.request("GET", f"/api/dashboard/spend/{agent}?scopeType=agent", key="admin")
-        assert answer.status == 200, answer.body
-        scope: dict[str, Any] = answer.json
-        return scope["scopes"][0] if "scopes" in scope else scope
+        """The dashboard's view of an agent: its first budget. What was just answered has a moment to be settled."""
+        deadline_s = time.monotonic() + _SETTLED_S
+        while True:
+            answer = self.request("GET", f"/api/dashboard/spend/{agent}?scopeType=agent", key="admin")
+            assert answer.status == 200, answer.body
+            found: dict[str, Any] = answer.json
+            scope: dict[str, Any] = found["scopes"][0] if "scopes" in found else found
+            if not scope.get("held") or time.monotonic() > deadline_s:
+                return scope
+            time.sleep(0.02)
 
     def put_budget(self, **spec: Any) -> dict[str, Any]:
         """Create a budget; its answer."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 from budget.connect import connect
@@ -11,6 +12,7 @@ from budget.verify import verify
 from tests.support.gateway import RunningGateway
 
 Events = list[dict[str, str]]
+_SETTLED_S = 2.0
 
 
 def events_of(gateway: RunningGateway) -> Events:
@@ -26,9 +28,14 @@ def events_of(gateway: RunningGateway) -> Events:
 
 
 def assert_books_are_right(gateway: RunningGateway, *, open_holds: int = 0) -> Events:
-    """No drift, and this many open holds; the events."""
-    result = asyncio.run(_on_store(gateway, verify))
-    assert result.drift == []
+    """No drift, and this many open holds, at least soon: an answer does not wait for its settlement. The events."""
+    deadline_s = time.monotonic() + _SETTLED_S
+    while True:
+        result = asyncio.run(_on_store(gateway, verify))
+        assert result.drift == []
+        if result.open_holds == open_holds or time.monotonic() > deadline_s:
+            break
+        time.sleep(0.02)
     assert result.open_holds == open_holds
     return events_of(gateway)
 
