@@ -36,13 +36,14 @@ _NOTHING = object()
 
 
 class _Asked:
-    """A question. read: makes the answer of its reply."""
+    """A question. command: as it is sent. read: makes the answer of its reply."""
 
-    __slots__ = ("answer", "args", "deadline_s", "keys", "read", "script")
+    __slots__ = ("answer", "args", "command", "deadline_s", "keys", "read", "script")
 
     def __init__(
         self,
         answer: "asyncio.Future[Any]",
+        command: bytes,
         script: Script | None,
         keys: Sequence[str],
         args: Sequence[str | bytes],
@@ -50,6 +51,7 @@ class _Asked:
         deadline_s: float,
     ) -> None:
         self.answer = answer
+        self.command = command
         self.script = script
         self.keys = keys
         self.args = args
@@ -65,7 +67,7 @@ class _Asked:
 class _Line(asyncio.Protocol):
     """One connection. asked: questions without an answer, oldest first."""
 
-    _transport: asyncio.Transport
+    _transport: asyncio.Transport  # once it is made
 
     def __init__(self, pipe: "Pipe", loop: asyncio.AbstractEventLoop) -> None:
         self.asked: deque[_Asked] = deque()
@@ -73,6 +75,8 @@ class _Line(asyncio.Protocol):
         self._loop = loop
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self._doomed: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The server has taken the connection."""
@@ -81,20 +85,28 @@ class _Line(asyncio.Protocol):
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def send(self, asked: _Asked, command: bytes) -> None:
+    def send(self, asked: _Asked) -> None:
         """Put a question behind the others; they leave together at the end of this turn of the loop."""
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent.append(command)
+        self._unsent.append(asked.command)
+        self._unsent_bytes += len(asked.command)
         self.asked.append(asked)
 
     @property
     def full(self) -> bool:
         """It takes no more for now."""
-        return len(self.asked) >= MAX_WAITING or self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES
+        if len(self.asked) >= MAX_WAITING:
+            return True
+        return self._unsent_bytes + self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES
+
+    def doom(self, why: str) -> None:
+        """Take no more questions; those that the server has answered already still get their answers."""
+        self._doomed = why
+        self._pipe.lost(self)
 
     def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, []
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
         if not self._transport.is_closing():
             self._transport.write(b"".join(unsent))
 
@@ -108,12 +120,19 @@ class _Line(asyncio.Protocol):
         except (hiredis.ProtocolError, IndexError) as error:
             log.error("the store's answer makes no sense: %s", error)
             self.abort()
+        if self._doomed is not None:
+            self.abort(self._doomed)
 
     def _answer(self, asked: _Asked, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
             self._pipe.refused(self, asked, str(reply))
         elif not asked.answer.done():
             _give(asked, reply)
+
+    def drop(self) -> None:
+        """Give up a connection that may not have been made."""
+        if hasattr(self, "_transport"):
+            self.abort()
 
     def abort(self, why: str = "the connection broke") -> None:
         """Drop the connection and every question on it."""
@@ -147,6 +166,7 @@ class Pipe:
         self._connecting: asyncio.Task[None] | None = None
         self._redirected: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def call(
         self, script: Script, keys: Sequence[str], args: Sequence[str | bytes], read: Read
@@ -155,13 +175,15 @@ class Pipe:
 
         The future ends with StoreUnavailable if it is not known whether the script ran.
         """
+        command = _packed("EVALSHA", script.sha, len(keys), *keys, *args)
         line = self._line
         loop = self._loop if line is not None and self._loop is not None else self._bind()
-        asked = _Asked(loop.create_future(), script, keys, args, read, loop.time() + self._timeout_s)
+        asked = _Asked(loop.create_future(), command, script, keys, args, read, loop.time() + self._timeout_s)
         if line is not None and not line.full:
-            line.send(asked, _packed("EVALSHA", script.sha, len(keys), *keys, *args))
-        elif line is not None or len(self._backlog) >= MAX_WAITING:
-            asked.fail(StoreUnavailable("the store can't keep up: too many commands wait for it"))
+            line.send(asked)
+        elif self._closed or line is not None or len(self._backlog) >= MAX_WAITING:
+            why = "it was closed" if self._closed else "it can't keep up, too many commands wait for it"
+            asked.fail(StoreUnavailable(f"the store did not answer: {why}"))
             return asked.answer
         else:
             self._backlog.append(asked)
@@ -172,7 +194,8 @@ class Pipe:
         return asked.answer
 
     async def close(self) -> None:
-        """Drop the connection and what waits on it."""
+        """Drop the connection and what waits on it, for good."""
+        self._closed = True
         for task in (self._connecting, *self._redirected):
             if task is not None:
                 task.cancel()
@@ -192,9 +215,11 @@ class Pipe:
 
     def refused(self, line: _Line, asked: _Asked, why: str) -> None:
         """The server answers with an error."""
-        word = why.partition(" ")[0]
-        if asked.script is not None and word == "NOSCRIPT":
-            line.send(asked, _packed("EVAL", asked.script.text, len(asked.keys), *asked.keys, *asked.args))
+        word, loop = why.partition(" ")[0], self._loop
+        if asked.script is not None and word == "NOSCRIPT" and loop is not None:
+            asked.command = _packed("EVAL", asked.script.text, len(asked.keys), *asked.keys, *asked.args)
+            asked.deadline_s = loop.time() + self._timeout_s  # it goes to the end of the queue
+            line.send(asked)
             return
         if asked.script is not None and word in ("MOVED", "ASK"):
             task = asyncio.ensure_future(self._follow(asked.script, asked))
@@ -203,7 +228,7 @@ class Pipe:
         else:
             asked.fail(StoreUnavailable(f"the store did not answer: {why}"))
         if word in ("MOVED", "READONLY"):  # the primary is another one now
-            line.abort(why)
+            line.doom(why)
 
     def _bind(self) -> asyncio.AbstractEventLoop:
         self._loop = asyncio.get_running_loop()
@@ -226,26 +251,36 @@ class Pipe:
             self._alarm = loop.call_at(oldest.deadline_s, self._ring)
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make a connection and send what has come meanwhile, or fail it."""
-        line = _Line(self, loop)
+        """Make a connection and send what has come meanwhile, or fail it; then again for what came during that."""
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                await self._dial(loop, line)
-                await self._greet(loop, line)
-        except (*STORE_ERRORS, SpendgateError) as error:  # TimeoutError is an OSError
+            while self._line is None and self._backlog:
+                line = _Line(self, loop)
+                try:
+                    async with asyncio.timeout(self._connect_timeout_s):
+                        await self._dial(loop, line)
+                        await self._greet(loop, line)
+                except (*STORE_ERRORS, SpendgateError) as error:  # TimeoutError is an OSError
+                    line.drop()
+                    self._fail_backlog(str(error) or type(error).__name__)
+                    await self._look_anew()
+                except BaseException:
+                    line.drop()
+                    raise
+                else:
+                    self._line = line
+        finally:
             self._connecting = None
-            with contextlib.suppress(AttributeError):  # it may not have got as far as a transport
-                line.abort()
-            self._fail_backlog(str(error) or type(error).__name__)
-            return
-        except BaseException:
-            self._connecting = None
-            raise
-        self._connecting, self._line = None, line
-        while self._backlog:
+        while self._backlog and self._line is not None:
             asked = self._backlog.popleft()
-            if not asked.answer.done() and asked.script is not None:  # nobody waits for it any more
-                line.send(asked, _packed("EVALSHA", asked.script.sha, len(asked.keys), *asked.keys, *asked.args))
+            if not asked.answer.done():  # or nobody waits for it any more
+                self._line.send(asked)
+
+    async def _look_anew(self) -> None:
+        """A cluster may have another primary by now; redis-py finds that out when it fails to reach the old one."""
+        if self._target.kind == "redis+cluster":
+            with contextlib.suppress(*STORE_ERRORS):
+                async with asyncio.timeout(self._connect_timeout_s):
+                    await self._client.execute_command("EXISTS", self._slot_key)
 
     async def _dial(self, loop: asyncio.AbstractEventLoop, line: _Line) -> None:
         target = self._target
@@ -267,7 +302,7 @@ class Pipe:
         replies = []
         for command in commands:
             answer: asyncio.Future[Any] = loop.create_future()
-            line.send(_Asked(answer, None, (), (), lambda reply: reply, 0.0), command)
+            line.send(_Asked(answer, command, None, (), (), lambda reply: reply, 0.0))
             replies.append(answer)
         for reply in replies:
             await reply

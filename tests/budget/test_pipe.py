@@ -7,9 +7,10 @@ from typing import Any
 
 import hiredis
 import pytest
+from redis.asyncio import RedisCluster
 
 from budget import pipe as pipe_module
-from budget.connect import close, connect
+from budget.connect import close, connect, find_primary
 from budget.pipe import Pipe
 from budget.script import Script
 from core.errors import Conflict, StoreUnavailable
@@ -198,6 +199,33 @@ async def test_an_error_is_the_callers_alone(error: str) -> None:
         assert server.connections == (2 if error.startswith("READONLY") else 1), "a replica is not asked again"
 
 
+async def test_what_came_with_a_refusal_of_the_connection_is_still_answered() -> None:
+    async with playing() as (server, pipe):
+        await ask(pipe, "first")
+        echo = server.answer
+        server.answer = lambda c: b"-READONLY it is a replica\r\n" if c[-1] == b"bad" else echo(c)
+        bad, good, last = ask(pipe, "bad"), ask(pipe, "good"), ask(pipe, "last")
+        with pytest.raises(StoreUnavailable):
+            await bad
+        assert [await good, await last] == [b"good", b"last"]
+
+
+async def test_what_can_not_be_sent_is_its_callers_error_alone() -> None:
+    async with playing() as (_, pipe):
+        with pytest.raises(UnicodeEncodeError):
+            ask(pipe, "\ud800")
+        assert await ask(pipe, "fine") == b"fine"
+
+
+async def test_what_was_closed_stays_closed() -> None:
+    async with playing() as (server, pipe):
+        await ask(pipe, "a")
+        await pipe.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await ask(pipe, "b")
+        assert server.connections == 1
+
+
 async def test_what_the_reader_refuses_is_the_callers_error() -> None:
     def refuse(_: list[Any]) -> Any:
         raise Conflict("no")
@@ -274,6 +302,39 @@ async def test_the_primary_is_found_and_found_anew() -> None:
             assert await Pipe(client, "k").call(Echo(), ["k"], ["v"], lambda reply: reply) == [b"k", b"v"]
         finally:
             await close(client)
+
+
+async def test_the_primary_of_a_slot_that_died_is_looked_for_anew() -> None:
+    with running_cluster() as cluster:
+        client = connect(f"{cluster.url}?socket_timeout=0.5&socket_connect_timeout=0.5")
+        try:
+            pipe = Pipe(client, "sg:{one}:x")
+            key = "sg:{one}:a"
+            await pipe.call(Echo(), [key], ["v"], lambda reply: reply)
+            assert isinstance(client, RedisCluster)
+            slot, (_, port) = client.keyslot(key), await find_primary(client, key)
+            dead = next(n for n in cluster.nodes if n.port == port)
+            others = [n for n in cluster.nodes if n is not dead]
+            dead.kill()
+            for node in others:
+                with client_of(node) as plain:
+                    plain.execute_command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+                    plain.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id_of(others[0]))
+            with contextlib.suppress(StoreUnavailable):  # on the old connection, or to the old address
+                await pipe.call(Echo(), [key], ["v"], lambda reply: reply)
+            async with asyncio.timeout(20):
+                while True:
+                    with contextlib.suppress(StoreUnavailable):
+                        assert await pipe.call(Echo(), [key], ["w"], lambda reply: reply) == [key.encode(), b"w"]
+                        break
+        finally:
+            await close(client)
+
+
+def _id_of(node: RunningServer) -> str:
+    with client_of(node) as plain:
+        found = plain.execute_command("CLUSTER", "MYID")
+        return found.decode() if isinstance(found, bytes) else str(found)
 
 
 async def test_a_cluster_is_followed() -> None:
