@@ -17,7 +17,7 @@ JOBS ?= 2
 # What `make mutants` plays with: dotted names, * for any.
 MODULE ?= *
 
-.PHONY: help run test sim soak check fmt test-tools lock bench bench-overspend bench-litellm-env mutants clean
+.PHONY: help run test sim soak check fmt test-tools lock bench bench-peers bench-overspend bench-litellm-env mutants clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ lock: $(VENV)/.dev-stamp ## choose the newest versions of all dependencies, with
 
 bench: $(VENV)/.dev-stamp ## what a gateway adds to a call: Spendgate and its peers (ARGS="--quick", "--only nginx,spendgate")
 	@$(BIN)/python -m bench.speed $(ARGS)
+
+bench-peers: $(VENV)/.dev-stamp ## install the gateways to compare with, each into an environment of its own
+	@$(BIN)/python -m bench.speed --install $(ARGS)
 
 bench-overspend: $(VENV)/.dev-stamp ## how far a crowd gets beyond a cap (ARGS="--only plain", "--against litellm", ...)
 	@$(BIN)/python -m bench.overspend $(ARGS)

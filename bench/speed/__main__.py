@@ -1,81 +1,160 @@
 """What does a gateway add to a call? Spendgate and its peers in front of one mock upstream, in turns, in one run.
 
-    python -m bench.speed                              # everything, to the terminal
-    python -m bench.speed --quick --only spendgate,nginx --rounds 3
+    python -m bench.speed                                         # everything; writes docs/speed-table.md
+    python -m bench.speed --quick --only spendgate,nginx          # a minute, to the terminal
+    python -m bench.speed --install                               # the peers, each in an environment of its own
 
-Needs gcc, and two cores: the contestant's worker has one to itself. The lead figure is the processor time that a call
-costs the serving process (user and kernel mode, all threads): it changes least when the machine is busy.
-BENCH_SPENDGATE_ENV="NAME=VALUE ..." adds settings to Spendgate.
+1. The mock upstream and all contestants are started; those that are missing are named.
+2. The contestant's one worker is pinned to a core of its own; everything else runs on the others.
+3. Round by round, each contestant is measured in turn (`measure.py`); a figure is the median of its rounds, a ratio
+   the median of the ratios within one round, so that a slow minute of the machine hits all of them.
+
+The lead figure is the processor time that a call costs the serving process (user and kernel mode, all threads): it
+changes least when the machine is busy. Needs gcc and two cores. BENCH_SPENDGATE_ENV="NAME=VALUE ..." adds settings to
+Spendgate.
 """
 
 import argparse
+import json
 import os
-import statistics
+import platform
+import signal
+import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 
 from bench.speed.contestant import Contestant, Serving
-from bench.speed.machine import cpu_us, pin, share_cores
-from bench.speed.nginx import Nginx
-from bench.speed.spendgate import Spendgate
-from bench.speed.tools import run_load, running_upstream
+from bench.speed.contestants import ABSENT, CONTESTANTS, YARDSTICK
+from bench.speed.machine import Cores, pin, share_cores
+from bench.speed.measure import FULL, QUICK, Plan, measure, measure_direct, warm_up
+from bench.speed.table import Entry, report
+from bench.speed.tools import FOLDER, Upstream, running_upstream
 
-_CONTESTANTS: dict[str, Contestant] = {"nginx": Nginx(), "spendgate": Spendgate()}
+_DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "speed-table.md"
+_ROUNDS = 5
+_QUICK_ROUNDS = 1
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure, print and store."""
     options = _options()
-    names = options.only.split(",") if options.only else list(_CONTESTANTS)
+    if options.install:
+        return _install(options.only)
     cores = share_cores()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that those who were started are stopped
     os.sched_setaffinity(0, cores.load)
-    seconds = 1.5 if options.quick else 4.0
-    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    with ExitStack() as stack:
-        upstream = stack.enter_context(running_upstream(cores.upstream))
-        serving = {name: stack.enter_context(_CONTESTANTS[name].run(upstream)) for name in names}
-        for one in serving.values():
-            pin(one.pids, cores.gateway)
-            pin(one.helpers, cores.upstream)
-            run_load(one.address, _requests(one), connections=32, seconds=2)
-        for number in range(options.rounds or 5):
-            for name, one in serving.items():
-                rounds[name].append(result := _closed(one, seconds))
-                print(
-                    f"round {number + 1}  {name:<12} {result['rate']:9.0f} calls/s"
-                    f"  {result['cpu_us']:7.1f} µs/call  store {result['store_us']:6.1f} µs/call"
-                    f"  p50 {result['latency_us']['p50']:8.0f} µs  p99 {result['latency_us']['p99']:8.0f} µs",
-                    file=sys.stderr,
-                )
-    for name, results in rounds.items():
-        cpu, rate = (statistics.median(result[key] for result in results) for key in ("cpu_us", "rate"))
-        print(f"{name:<12} {cpu:7.1f} µs of processor time a call, {rate:7.0f} calls/s (medians of {len(results)})")
+    plan = QUICK if options.quick else FULL
+    rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
+    missing = {CONTESTANTS[key].name: why for key in options.only if (why := CONTESTANTS[key].missing())}
+    entries = _entries([key for key in options.only if not CONTESTANTS[key].missing()])
+    _run(entries, cores, plan, rounds, missing)
+    yardstick = next((entry for entry in entries if entry.key == YARDSTICK), None)
+    text = report(entries, yardstick, missing | (ABSENT if options.whole else {}))
+    conditions = _conditions(cores, plan, rounds)
+    print("\n".join(f"{name}: {value}" for name, value in conditions.items()), end="\n\n")
+    print(text)
+    _store(entries, conditions, text, publish=options.whole and not options.quick)
     return 0
 
 
-def _requests(one: Serving) -> list[bytes]:
-    return one.requests(callers="one" if "one" in one.callers else None)
+def _run(entries: list[Entry], cores: Cores, plan: Plan, rounds: int, missing: dict[str, str]) -> None:
+    """Start everybody, then take turns; who does not start is left out."""
+    with ExitStack() as stack:
+        upstream = stack.enter_context(running_upstream(cores.upstream))
+        serving: dict[str, Serving] = {}
+        for entry in list(entries):
+            try:
+                serving[entry.key] = _start(stack, CONTESTANTS[entry.key], upstream, cores)
+            except (RuntimeError, AssertionError) as error:
+                missing[entry.name] = f"did not start: {str(error)[-200:]}"
+                entries.remove(entry)
+        for one in serving.values():
+            warm_up(one, plan.part(0.5))
+        for number in range(1, rounds + 1):
+            _round(entries, serving, upstream, plan, number)
 
 
-def _closed(one: Serving, seconds: float) -> dict[str, Any]:
-    before_us, store_before_us = cpu_us(one.pids), cpu_us(one.helpers)
-    result = run_load(one.address, _requests(one), connections=32, seconds=seconds)
-    time.sleep(0.1)
-    assert not result["refused"] and not result["broken"], result
-    result["cpu_us"] = (cpu_us(one.pids) - before_us) / result["total"]
-    result["store_us"] = (cpu_us(one.helpers) - store_before_us) / result["total"]
-    return result
+def _start(stack: ExitStack, contestant: Contestant, upstream: Upstream, cores: Cores) -> Serving:
+    print(f"starting {contestant.name}", file=sys.stderr)
+    serving = stack.enter_context(contestant.run(upstream))
+    pin(serving.pids, cores.gateway | cores.load if serving.spread else cores.gateway)
+    pin(serving.helpers, cores.upstream)
+    return serving
+
+
+def _round(entries: list[Entry], serving: dict[str, Serving], upstream: Upstream, plan: Plan, number: int) -> None:
+    direct = measure_direct(upstream, plan)
+    for entry in entries:
+        one = measure(serving[entry.key], upstream, plan)
+        entry.rounds.append(one)
+        entry.direct.append(direct)
+        cpu, rate = one.figures.get("cpu_us", 0), one.figures.get("rate", 0)
+        problems = "".join(f"; {name}: {reason}" for name, reason in one.problems.items())
+        print(f"round {number}, {entry.name}: {cpu:.1f} µs a call, {rate:.0f} calls/s{problems}", file=sys.stderr)
+
+
+def _entries(keys: Sequence[str]) -> list[Entry]:
+    return [Entry(key, (c := CONTESTANTS[key]).name, c.version(), c.budgets) for key in keys]
+
+
+def _install(keys: Sequence[str]) -> int:
+    """Make the environments that are not there; the number of failures."""
+    failures = 0
+    for key in keys:
+        contestant = CONTESTANTS[key]
+        if contestant.missing():
+            try:
+                contestant.install()
+            except (OSError, subprocess.CalledProcessError) as error:
+                print(f"{contestant.name}: {error}", file=sys.stderr)
+        why = contestant.missing()
+        print(f"{contestant.name}: {why or contestant.version()}")
+        failures += why is not None
+    return failures
+
+
+def _store(entries: Sequence[Entry], conditions: dict[str, str], text: str, *, publish: bool) -> None:
+    folder = FOLDER / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"speed-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}"
+    whole = {"conditions": conditions, "contestants": [asdict(entry) for entry in entries]}
+    (folder / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+    facts = "\n".join(f"- {key}: {value}" for key, value in conditions.items())
+    page = f"# What a gateway adds to a call\n\nThis page is made by `make bench`.\n\n{facts}\n\n{text}\n"
+    (folder / f"{name}.md").write_text(page)
+    if publish:
+        _DOCUMENT.write_text(page)
+    print(f"\nstored in {folder / name}.json and .md" + (f", and {_DOCUMENT}" if publish else ""), file=sys.stderr)
+
+
+def _conditions(cores: Cores, plan: Plan, rounds: int) -> dict[str, str]:
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "who runs where": str(cores),
+        "rounds": f"{rounds}, of {plan.seconds:g} s for the throughput; medians",
+        "a call": "a prompt of 140 bytes, max_tokens 64; an answer of 1 KB",
+    }
 
 
 def _options() -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m bench.speed", description=__doc__, formatter_class=raw)
-    parser.add_argument("--only", help=f"some of {','.join(_CONTESTANTS)}")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--quick", action="store_true")
-    return parser.parse_args()
+    parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join(CONTESTANTS)}")
+    parser.add_argument("--rounds", type=int, help=f"{_ROUNDS}, or {_QUICK_ROUNDS} with --quick")
+    parser.add_argument("--quick", action="store_true", help="short measurements, for a first look")
+    parser.add_argument("--install", action="store_true", help="install the peers that are missing, and end")
+    options = parser.parse_args()
+    options.whole = options.only is None
+    options.only = options.only.split(",") if options.only else list(CONTESTANTS)
+    if unknown := set(options.only) - set(CONTESTANTS):
+        parser.error(f"not known: {', '.join(sorted(unknown))}")
+    return options
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Serving:
     helpers: processes that serve them, such as a store; their time is told apart.
     headers: of every call.
     callers: other rows of headers, by a name for the row; the calls of a measurement take them in turn.
+    spread: it is about several workers: they are not pinned to one core, and only their processor time is measured.
     """
 
     address: str
@@ -32,6 +33,7 @@ class Serving:
     model: str = MODEL
     headers: Mapping[str, str] = field(default_factory=dict)
     callers: Mapping[str, list[dict[str, str]]] = field(default_factory=dict)
+    spread: bool = False
 
     def requests(self, *, stream: bool = False, callers: str | None = None) -> list[bytes]:
         """The calls of a measurement, as bytes."""

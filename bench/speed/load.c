@@ -5,7 +5,8 @@
  *     load --to ... --path /v1/chat/completions --header 'Authorization: Bearer x' --body FILE ...
  *
  * --requests: whole HTTP requests, sent in turn: each as its length in decimal, a newline, and its bytes.
- * --count N instead of --seconds: so many requests. --drain S: wait so long for the answers at the end (10).
+ * --count N instead of --seconds: so many requests. --drain S: wait so long for the answers at the end (10; with
+ * --count, 120 in all).
  *
  * Closed loop: every connection has one request on its way. Open loop: request number i is due at i/rate; its latency
  * counts from then, also when no connection was free, so a server that stalls can't hide whom it kept waiting.
@@ -33,6 +34,7 @@
 #define MAX_EVENTS 512
 #define HEAD_MAX 16384
 #define PIECE 65536
+#define COUNT_LIMIT_S 120
 #define SECOND 1000000000ull
 
 enum state { IDLE, HEAD, LENGTH, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER, UNTIL_CLOSE };
@@ -63,7 +65,7 @@ struct samples {
 static struct sockaddr_in server;
 static struct request *requests;
 static size_t request_count;
-static struct conn *conns, *idle;
+static struct conn *idle;
 static int epoll_fd, timer_fd, timer_wanted;
 static size_t connections = 1, next_request;
 static double seconds = 0, warm_up = 0, rate = 0, drain = 10;
@@ -118,16 +120,9 @@ static void reopen(struct conn *c) {
 static int is_due(uint64_t now, uint64_t *due) {
     if ((count && started >= count) || (!count && (rate ? next_due_ns : now) >= end_ns))
         return 0;
-    if (!rate) {
-        *due = now;
-        return 1;
-    }
-    *due = next_due_ns;
-    if (next_due_ns > now) {
-        timer_wanted = 1;
-        return 0;
-    }
-    return 1;
+    *due = rate ? next_due_ns : now;
+    timer_wanted = *due > now;
+    return !timer_wanted;
 }
 
 /* 0: the peer is gone. */
@@ -231,8 +226,7 @@ static void take_body(struct conn *c, const char *data, size_t len) {
 
 static void read_head(struct conn *c) {
     c->status = c->head_len > 12 ? atoi(c->head + 9) : 0;
-    if (c->status < 100 || c->status > 599)
-        c->status = 0;
+    c->status = c->status < 100 || c->status > 599 ? 0 : c->status;
     c->state = UNTIL_CLOSE;
     c->closes = 0;
     for (char *line = c->head; (line = strstr(line, "\r\n"));) {
@@ -257,7 +251,7 @@ static size_t take_head(struct conn *c, const char *data, size_t len) {
     char *from = c->head + (before > 3 ? before - 3 : 0), *end = strstr(from, "\r\n\r\n");
     if (!end) {
         if (n < len)
-            fail("the head of an answer is too long");
+            fail("an answer's head is too long");
         return n;
     }
     c->head_len = (size_t)(end + 4 - c->head);
@@ -331,7 +325,7 @@ static void run(void) {
     begin_ns = next_due_ns = now_ns();
     measure_ns = begin_ns + (uint64_t)(warm_up * SECOND);
     end_ns = count ? UINT64_MAX : measure_ns + (uint64_t)(seconds * SECOND);
-    give_up_ns = count ? UINT64_MAX : end_ns + (uint64_t)(drain * SECOND);
+    give_up_ns = count ? begin_ns + COUNT_LIMIT_S * SECOND : end_ns + (uint64_t)(drain * SECOND);
     start_calls();
     while ((in_flight || (count ? started < count : now_ns() < end_ns)) && now_ns() < give_up_ns) {
         int n = epoll_wait(epoll_fd, events, MAX_EVENTS, 100);
@@ -489,7 +483,8 @@ int main(int argc, char **argv) {
     epoll_fd = epoll_create1(0);
     timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
     struct epoll_event t = {.events = EPOLLIN, .data.ptr = &timer_fd};
-    if (!(conns = calloc(connections, sizeof *conns)) || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &t))
+    struct conn *conns = calloc(connections, sizeof *conns);
+    if (!conns || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &t))
         fail("epoll_ctl");
     for (size_t i = 0; i < connections; i++) {
         open_conn(&conns[i]);

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.speed.contestant import Serving
-from bench.speed.machine import children
+from bench.speed.peer import Command, started
 from bench.speed.tools import Upstream
-from bench.speed.wait import until_open
 from tests.support.stores import free_port
 
 _CONFIG = """\
@@ -34,7 +33,7 @@ http {{
       proxy_pass http://bench;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
-      proxy_buffering {buffering};
+      proxy_buffering off;
     }}
   }}
 }}
@@ -62,17 +61,13 @@ class Nginx:
     @contextmanager
     def run(self, upstream: Upstream) -> Iterator[Serving]:
         """One worker, without buffering, so that a stream is passed on as it comes."""
-        with tempfile.TemporaryDirectory(prefix="sg-") as folder:
-            port, file = free_port(), Path(folder) / "nginx.conf"
-            file.write_text(_CONFIG.format(folder=folder, port=port, upstream=upstream.address, buffering="off"))
-            command = [_program(), "-e", f"{folder}/error.log", "-p", folder, "-c", str(file)]
-            process = subprocess.Popen(command)
-            try:
-                until_open(process, f"127.0.0.1:{port}")
-                yield Serving(f"127.0.0.1:{port}", children(process.pid))
-            finally:
-                process.terminate()
-                process.wait()
+        with tempfile.TemporaryDirectory(prefix="sg-") as name:
+            port, folder = free_port(), Path(name)
+            config = folder / "nginx.conf"
+            config.write_text(_CONFIG.format(folder=folder, port=port, upstream=upstream.address))
+            command: Command = [_program(), "-e", folder / "error.log", "-p", folder, "-c", config]
+            with started(command, folder, port) as pids:
+                yield Serving(f"127.0.0.1:{port}", pids)
 
 
 def _program() -> str:

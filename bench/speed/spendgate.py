@@ -63,21 +63,25 @@ class Spendgate:
             extra = os.environ.get("BENCH_SPENDGATE_ENV", "")
             settings |= dict(pair.split("=", 1) for pair in extra.split() if "=" in pair)
             with running_gateway(Path(folder), **settings) as gateway:
-                yield _serving(gateway)
+                yield _serving(gateway, self._workers)
 
 
-def _serving(gateway: RunningGateway) -> Serving:
+def _serving(gateway: RunningGateway, workers: int) -> Serving:
     names = [f"bench-{number}" for number in range(max(_CROWDS))]
     for name in names:
         gateway.put_budget(scopeType="agent", scopeKey=name, limitUsd=_HUGE_USD, hardCap=1, cadence="daily")
     gateway.put_budget(scopeType="team", scopeKey=_TEAM, limitUsd=_HUGE_USD, hardCap=1, cadence="daily")
     crowds = {
-        str(size): [{"X-Budget-Scopes": f"agent:{name}, team:{_TEAM}"} for name in names[:size]] for size in _CROWDS
+        f"{size} agent{'s' * (size > 1)} and a team": [
+            {"X-Budget-Scopes": f"agent:{name}, team:{_TEAM}"} for name in names[:size]
+        ]
+        for size in _CROWDS
     }
     return Serving(
         gateway.url.removeprefix("http://"),
         gateway.worker_pids(),
         [gateway.store_pid()] if "REDIS_URL" not in gateway.environment else [],
-        headers={"Authorization": f"Bearer {gateway.agent_key}"},
-        callers={"one": [{"X-Budget-Scopes": f"agent:{names[0]}"}], **crowds},
+        headers={"Authorization": f"Bearer {gateway.agent_key}", "X-Budget-Scopes": f"agent:{names[0]}"},
+        callers=crowds if workers == 1 else {},
+        spread=workers > 1,
     )

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from bench.speed.machine import pin
 
 FOLDER = Path(__file__).resolve().parents[2] / ".bench"
 _SOURCES = Path(__file__).parent
+_LOAD_LIMIT_S = 600.0
 _FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror")
 
 
@@ -22,20 +24,22 @@ def compiler() -> str | None:
     return shutil.which("gcc") or shutil.which("cc")
 
 
-def build(name: str, folder: Path = FOLDER) -> Path:
+def build(name: str) -> Path:
     """The program made from `name`.c, compiled again only if the source is newer.
 
     Raises:
         RuntimeError: there is no C compiler.
         subprocess.CalledProcessError: it does not compile.
     """
-    source, program = _SOURCES / f"{name}.c", folder / name
+    source, program = _SOURCES / f"{name}.c", FOLDER / name
     if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
         return program
     if (gcc := compiler()) is None:
         raise RuntimeError("no C compiler (apt-get install gcc)")
-    folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run([gcc, *_FLAGS, str(source), "-o", str(program)], check=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:  # another run may be at it too
+        subprocess.run([gcc, *_FLAGS, str(source), "-o", f"{folder}/{name}"], check=True)
+        Path(folder, name).replace(program)
     return program
 
 
@@ -63,9 +67,9 @@ class Upstream:
 
 
 @contextmanager
-def running_upstream(cores: frozenset[int] | None = None, folder: Path = FOLDER) -> Iterator[Upstream]:
+def running_upstream(cores: frozenset[int] | None = None) -> Iterator[Upstream]:
     """The stand-in on a free port."""
-    process = subprocess.Popen([build("upstream", folder), "--port", "0"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([build("upstream"), "--port", "0"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         port = process.stdout.readline().split()[1]
@@ -96,17 +100,21 @@ def run_load(
     count: int | None = None,
     rate: float | None = None,
     warm_up_s: float = 0,
-    folder: Path = FOLDER,
 ) -> dict[str, Any]:
-    """Send these requests in turn; the report of `load.c`. It runs on the cores of the caller."""
-    program, file = build("load", folder), folder / "requests"
-    file.write_bytes(b"".join(b"%d\n%s" % (len(request), request) for request in requests))
-    command = [str(program), "--to", address, "--requests", str(file), "--connections", str(connections)]
-    command += ["--warm-up", str(warm_up_s)]
-    command += ["--seconds", str(seconds)] if count is None else ["--count", str(count)]
-    command += [] if rate is None else ["--rate", str(rate)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Send these requests in turn; the report of `load.c`. It runs on the cores of the caller.
+
+    Raises:
+        ConnectionError: nobody listens there, or what answers does not speak HTTP.
+    """
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"".join(b"%d\n%s" % (len(request), request) for request in requests))
+        file.flush()
+        command = [str(build("load")), "--to", address, "--requests", file.name, "--connections", str(connections)]
+        command += ["--warm-up", str(warm_up_s)]
+        command += ["--seconds", str(seconds)] if count is None else ["--count", str(count)]
+        command += [] if rate is None else ["--rate", str(rate)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LOAD_LIMIT_S)
     if done.returncode:
-        raise RuntimeError(f"load ended with {done.returncode}: {done.stderr}")
+        raise ConnectionError(f"load ended with {done.returncode}: {done.stderr}")
     report: dict[str, Any] = json.loads(done.stdout)
     return report

@@ -1,0 +1,60 @@
+"""LiteLLM's proxy: one worker, a master key, no database, no Redis, no callbacks."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.speed.contestant import MODEL, Serving
+from bench.speed.peer import Command, PythonEnvironment, started
+from bench.speed.tools import Upstream
+from tests.support.stores import free_port
+
+_KEY = "sk-bench"
+_ENVIRONMENT = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
+
+class LiteLLM:
+    """LiteLLM's proxy server."""
+
+    name = "LiteLLM"
+    budgets = "off"
+
+    def __init__(self) -> None:
+        self._environment = PythonEnvironment("litellm", "litellm[proxy]==1.106.2")
+        self.version = self._environment.version
+        self.missing = self._environment.missing
+        self.install = self._environment.install
+
+    @contextmanager
+    def run(self, upstream: Upstream) -> Iterator[Serving]:
+        """With prices, as in use."""
+        with tempfile.TemporaryDirectory(prefix="sg-") as name:
+            port, folder = free_port(), Path(name)
+            (folder / "config.yaml").write_text(json.dumps(_config(upstream.url)))  # JSON is YAML
+            command: Command = [
+                self._environment.bin / "litellm",
+                "--config",
+                folder / "config.yaml",
+                "--host",
+                "127.0.0.1",
+            ]
+            command += ["--port", str(port), "--num_workers", "1", "--telemetry", "False"]
+            with started(command, folder, port, _ENVIRONMENT) as pids:
+                yield Serving(f"127.0.0.1:{port}", pids, headers={"Authorization": f"Bearer {_KEY}"})
+
+
+def _config(upstream_url: str) -> dict[str, object]:
+    parameters = {
+        "model": f"openai/{MODEL}",
+        "api_base": f"{upstream_url}/v1",
+        "api_key": "none",
+        "input_cost_per_token": 0.0000005,
+        "output_cost_per_token": 0.0000015,
+    }
+    return {
+        "model_list": [{"model_name": MODEL, "litellm_params": parameters}],
+        "general_settings": {"master_key": _KEY},
+        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+    }
