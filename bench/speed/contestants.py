@@ -3,6 +3,7 @@
 from bench.speed.contestant import Contestant
 from bench.speed.ferrogw import Ferrogw
 from bench.speed.litellm import LiteLLM
+from bench.speed.lmproxy import LMProxy
 from bench.speed.nginx import Nginx
 from bench.speed.portkey import Portkey
 from bench.speed.rolter import Rolter
@@ -20,6 +21,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "ferrogw": Ferrogw(),
     "ferrogw-budget": Ferrogw(with_budget=True),
     "litellm": LiteLLM(),
+    "lm-proxy": LMProxy(),
     "portkey": Portkey(),
     "rolter": Rolter(),
     "smg": Smg(),
