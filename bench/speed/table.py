@@ -31,6 +31,11 @@ class Entry:
                 continue
         return statistics.median(values) if values else None
 
+    def spread(self, name: str) -> float | None:
+        """From the lowest to the highest round, in per cent of the median."""
+        values = [one.figures[name] for one in self.rounds if name in one.figures]
+        return 100 * (max(values) - min(values)) / statistics.median(values) if values else None
+
     def added(self, name: str, direct_name: str) -> float | None:
         """The median of what comes on top of a direct call in the same round, µs."""
         pairs = zip(self.rounds, self.direct, strict=True)
@@ -66,20 +71,28 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _calls(entries: Sequence[Entry], yardstick: Entry | None) -> str:
-    head = ("gateway", "budgets", "CPU µs a call", "× nginx", "store's CPU µs", "calls/s of one core", "memory MiB")
+    head = (
+        *("gateway", "budgets", "CPU µs a call", "× nginx", "rounds differ by"),
+        *("store's CPU µs", "calls/s of one core", "memory MiB"),
+    )
     rows = [
         (
             f"{entry.name} {entry.version}",
             entry.budgets,
-            _number(entry.median(itemgetter("cpu_us"))),
+            _number(entry.median(itemgetter("cpu_us")), 1),
             _number(entry.ratio("cpu_us", yardstick), 1) if yardstick else _NONE,
+            _number(entry.spread("cpu_us"), unit=" %"),
             _number(entry.median(itemgetter("store_cpu_us")) or None),
             _number(entry.median(itemgetter("rate"))),
-            _number(entry.median(itemgetter("memory_mib"))),
+            _memory(entry),
         )
         for entry in entries
     ]
-    return "**What a call costs**, 32 callers at once, as fast as it goes.\n\n" + table(head, rows)
+    return (
+        "**What a call costs**, 32 callers at once, as fast as it goes. The processor time is that of the serving process,"
+        " in user and kernel mode, all threads; ratios are taken within a round. Memory: after all of the load; a store's"
+        " is behind the +.\n\n" + table(head, rows)
+    )
 
 
 def _latency(entries: Sequence[Entry]) -> str:
@@ -132,8 +145,8 @@ def _callers(entry: Entry, entries: Sequence[Entry]) -> str:
     rows += [(f"one agent, {other.name.split(', ')[1]}", *_costs(other, "")) for other in entries if _is_spread(other)]
     return (
         "**More budgets**: every agent has a budget of its own, and the team's above it, so that all calls contend for"
-        " one. Two workers share both cores with the load, so only their processor time tells something.\n\n"
-        + table(head, rows)
+        " one. Spendgate has no switch that turns budgets off; all limits are out of reach. Two workers share both cores"
+        " with the load, so only their processor time tells something.\n\n" + table(head, rows)
     )
 
 
@@ -141,6 +154,11 @@ def _costs(entry: Entry, suffix: str) -> tuple[str, str, str]:
     names = [f"{name}{suffix}" for name in ("cpu_us", "store_cpu_us", "rate")]
     cpu, store, rate = (_number(entry.median(itemgetter(name))) for name in names)
     return cpu, store, rate
+
+
+def _memory(entry: Entry) -> str:
+    store = entry.median(itemgetter("store_memory_mib"))
+    return _number(entry.median(itemgetter("memory_mib"))) + (f" + {_number(store)}" if store else "")
 
 
 def _notes(entries: Sequence[Entry], absent: Mapping[str, str]) -> str:
@@ -166,6 +184,4 @@ def _is_spread(entry: Entry) -> bool:
 
 
 def _number(value: float | None, digits: int = 0, unit: str = "") -> str:
-    if value is None:
-        return _NONE
-    return f"{value:,.{digits}f}{unit}" if abs(value) >= 10 or digits else f"{value:.1f}{unit}"
+    return _NONE if value is None else f"{value:,.{digits}f}{unit}"
