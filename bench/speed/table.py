@@ -89,9 +89,9 @@ def _calls(entries: Sequence[Entry], yardstick: Entry | None) -> str:
         for entry in entries
     ]
     return (
-        "**What a call costs**, 32 callers at once, as fast as it goes. The processor time is that of the serving process,"
-        " in user and kernel mode, all threads; ratios are taken within a round. Memory: after all of the load; a store's"
-        " is behind the +.\n\n" + table(head, rows)
+        "**What a call costs**, 32 callers at once, as fast as it goes. The processor time is that of the serving"
+        " process, in user and kernel mode, all threads; ratios are taken within a round. Memory: after all of the load;"
+        " a store's is behind the +.\n\n" + table(head, rows)
     )
 
 
@@ -144,9 +144,9 @@ def _callers(entry: Entry, entries: Sequence[Entry]) -> str:
     rows += [(name, *_costs(entry, f" {name}")) for name in sorted(names, key=lambda name: int(name.split()[0]))]
     rows += [(f"one agent, {other.name.split(', ')[1]}", *_costs(other, "")) for other in entries if _is_spread(other)]
     return (
-        "**More budgets**: every agent has a budget of its own, and the team's above it, so that all calls contend for"
-        " one. Spendgate has no switch that turns budgets off; all limits are out of reach. Two workers share both cores"
-        " with the load, so only their processor time tells something.\n\n" + table(head, rows)
+        "**More budgets**: every agent has a budget of its own, and the team's above it, so that all calls contend"
+        " for one. Spendgate has no switch that turns budgets off; all limits are out of reach. Two workers share both"
+        " cores with the load, so only their processor time tells something.\n\n" + table(head, rows)
     )
 
 
