@@ -99,6 +99,11 @@ class LiteLLMTarget:
             assert process.poll() is None and time.monotonic() < until_s, f"not ready: {self._log.read_text()}"
             time.sleep(_LOOK_EVERY_S)
 
+    def pids(self) -> list[int]:
+        """The proxy's process, then the Redis's."""
+        assert self._process is not None
+        return [self._process.pid, self._store.process.pid]
+
     def harm(self, kind: Harm) -> None:
         """Stop the Redis, or kill the proxy with its workers."""
         if kind == "store":

@@ -2,7 +2,7 @@
 
 from bench.speed.contestant import Contestant
 from bench.speed.ferrogw import Ferrogw
-from bench.speed.litellm import LiteLLM
+from bench.speed.litellm import LiteLLM, LiteLLMWithBudget
 from bench.speed.lmproxy import LMProxy
 from bench.speed.nginx import Nginx
 from bench.speed.portkey import Portkey
@@ -21,6 +21,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "ferrogw": Ferrogw(),
     "ferrogw-budget": Ferrogw(with_budget=True),
     "litellm": LiteLLM(),
+    "litellm-budget": LiteLLMWithBudget(),
     "lm-proxy": LMProxy(),
     "portkey": Portkey(),
     "rolter": Rolter(),

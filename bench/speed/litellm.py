@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.overspend import litellm as overspend
+from bench.overspend.upstream import PRICED_MODEL
+from bench.overspend.variants import VARIANTS
 from bench.speed.contestant import MODEL, Serving
 from bench.speed.peer import Command, PythonEnvironment, started
 from bench.speed.tools import Upstream
 from tests.support.stores import free_port
 
 _KEY = "sk-bench"
+_CAP_NANO = 10**15
 _BESIDE = ("opentelemetry-sdk", "httptools")
 _ENVIRONMENT = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
@@ -56,3 +60,19 @@ def _config(upstream_url: str) -> dict[str, object]:
         "general_settings": {"master_key": _KEY},
         "router_settings": {"num_retries": 0, "disable_cooldowns": True},
     }
+
+
+class LiteLLMWithBudget(LiteLLM):
+    """With a key's budget far out of reach, set up as in the experiment on overspending."""
+
+    name = "LiteLLM, budget"
+    budgets = "on: reserved before, settled after"
+
+    @contextmanager
+    def run(self, upstream: Upstream) -> Iterator[Serving]:
+        """Its spend counters are in a Redis; its database is left out."""
+        plain = next(variant for variant in VARIANTS if variant.name == "plain")
+        with overspend.LiteLLM().run(upstream.url, plain, _CAP_NANO) as target:
+            proxy, store = target.pids()
+            address = target.chat_url.removeprefix("http://").split("/")[0]
+            yield Serving(address, [proxy], [store], model=PRICED_MODEL, headers=target.headers)

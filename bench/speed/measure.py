@@ -33,7 +33,6 @@ class Plan:
     """How long. seconds: of the throughput; those of the other measurements that have a time take a part of it."""
 
     seconds: float
-    crowd_calls: int
     paced_streams: int
 
     def part(self, share: float) -> float:
@@ -41,8 +40,8 @@ class Plan:
         return round(self.seconds * share, 2)
 
 
-FULL = Plan(seconds=3.0, crowd_calls=2 * _CROWD, paced_streams=4 * _STREAMS_PACED)
-QUICK = Plan(seconds=1.0, crowd_calls=_CROWD, paced_streams=2 * _STREAMS_PACED)
+FULL = Plan(seconds=3.0, paced_streams=4 * _STREAMS_PACED)
+QUICK = Plan(seconds=1.0, paced_streams=2 * _STREAMS_PACED)
 
 
 class MeasureError(Exception):
@@ -93,7 +92,7 @@ def measure(serving: Serving, upstream: Upstream, plan: Plan) -> Round:
     with result.measuring("half load"):
         _half_load(serving, upstream, plan, result.figures)
     with result.measuring("crowd"):
-        _crowd(serving, upstream, plan, result.figures)
+        _crowd(serving, upstream, result.figures)
     with result.measuring("streams"):
         _streams(serving, upstream, plan, result.figures)
     for callers in serving.callers:
@@ -127,9 +126,9 @@ def _half_load(serving: Serving, upstream: Upstream, plan: Plan, figures: Figure
     figures |= {"half_p50_us": report["latency_us"]["p50"], "half_p99_us": report["latency_us"]["p99"]}
 
 
-def _crowd(serving: Serving, upstream: Upstream, plan: Plan, figures: Figures) -> None:
+def _crowd(serving: Serving, upstream: Upstream, figures: Figures) -> None:
     upstream.set(delay_us=_CROWD_DELAY_US)
-    report = _run(serving, connections=_CROWD, count=plan.crowd_calls)
+    report = _run(serving, connections=_CROWD, count=_CROWD)
     figures |= {"crowd_p50_us": report["latency_us"]["p50"], "crowd_p99_us": report["latency_us"]["p99"]}
 
 
@@ -169,7 +168,7 @@ def _run(
     """
     requests = serving.requests(stream=stream, callers=callers)
     before_us, store_before_us = cpu_us(serving.pids), cpu_us(serving.helpers)
-    warm_up_s = 0 if seconds is None else _WARM_UP_S
+    warm_up_s = 0 if seconds is None or stream else _WARM_UP_S  # a stream may take longer than that
     report = run_load(
         serving.address, requests, connections=connections, seconds=seconds, count=count, rate=rate, warm_up_s=warm_up_s
     )

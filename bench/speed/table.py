@@ -90,8 +90,8 @@ def _calls(entries: Sequence[Entry], yardstick: Entry | None) -> str:
     ]
     return (
         "**What a call costs**, 32 callers at once, as fast as it goes. The processor time is that of the serving"
-        " process, in user and kernel mode, all threads; ratios are taken within a round. Memory: after all of the load;"
-        " a store's is behind the +.\n\n" + table(head, rows)
+        " process, in user and kernel mode, all threads; ratios are taken within a round. Memory: after all of the"
+        " load; a store's is behind the +.\n\n" + table(head, rows)
     )
 
 

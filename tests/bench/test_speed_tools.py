@@ -117,7 +117,7 @@ def test_other_answers_are_told_apart() -> None:
 
 def test_a_round_is_measured_and_told(upstream: Upstream) -> None:
     """The upstream stands in for a gateway too."""
-    plan = Plan(seconds=0.4, crowd_calls=1000, paced_streams=16)
+    plan = Plan(seconds=0.4, paced_streams=16)
     serving = Serving(upstream.address, [upstream.pid], callers={"1 agent and a team": [{"X": "y"}]})
     direct = measure_direct(upstream, plan)
     one = measure(serving, upstream, plan)
