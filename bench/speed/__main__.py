@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.speed.contestant import Contestant, Serving
-from bench.speed.contestants import ABSENT, CONTESTANTS, YARDSTICK
+from bench.speed.contestants import ABSENT, CONTESTANTS, SLOW, YARDSTICK
 from bench.speed.machine import Cores, pin, share_cores
 from bench.speed.measure import FULL, QUICK, Plan, measure, measure_direct, warm_up
 from bench.speed.table import Entry, report
@@ -52,15 +52,15 @@ def main() -> int:
     _raise_limit()
     plan = QUICK if options.quick else FULL
     rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
+    conditions = _conditions(cores, plan, rounds)
     missing = {CONTESTANTS[key].name: why for key in options.only if (why := CONTESTANTS[key].missing())}
     entries = _entries([key for key in options.only if not CONTESTANTS[key].missing()])
     _run(entries, cores, plan, rounds, missing)
     yardstick = next((entry for entry in entries if entry.key == YARDSTICK), None)
     text = report(entries, yardstick, missing | (ABSENT if options.whole else {}))
-    conditions = _conditions(cores, plan, rounds)
     print("\n".join(f"{name}: {value}" for name, value in conditions.items()), end="\n\n")
     print(text)
-    _store(entries, conditions, text, publish=options.whole and not options.quick)
+    _store(entries, conditions, text, publish=options.whole)
     return 0
 
 
@@ -146,6 +146,7 @@ def _conditions(cores: Cores, plan: Plan, rounds: int) -> dict[str, str]:
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
         "Python": platform.python_version(),
+        "load average before the start": f"{os.getloadavg()[0]:.2f}; a quiet machine has less than 0.2",
         "who runs where": str(cores),
         "rounds": f"{rounds}, of {plan.seconds:g} s for the throughput; medians",
         "a call": "a prompt of 140 bytes, max_tokens 64; an answer of 1 KB",
@@ -157,11 +158,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.speed", description=__doc__, formatter_class=raw)
     parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join(CONTESTANTS)}")
     parser.add_argument("--rounds", type=int, help=f"{_ROUNDS}, or {_QUICK_ROUNDS} with --quick")
-    parser.add_argument("--quick", action="store_true", help="short measurements, for a first look")
+    parser.add_argument("--quick", action="store_true", help=f"short measurements, without {', '.join(SLOW)}")
     parser.add_argument("--install", action="store_true", help="install the peers that are missing, and end")
     options = parser.parse_args()
-    options.whole = options.only is None
-    options.only = options.only.split(",") if options.only else list(CONTESTANTS)
+    options.whole = options.only is None and not options.quick
+    everybody = [name for name in CONTESTANTS if not options.quick or name not in SLOW]
+    options.only = options.only.split(",") if options.only else everybody
     if unknown := set(options.only) - set(CONTESTANTS):
         parser.error(f"not known: {', '.join(sorted(unknown))}")
     return options

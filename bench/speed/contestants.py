@@ -29,6 +29,9 @@ CONTESTANTS: dict[str, Contestant] = {
     "tensorzero": TensorZero(),
 }
 
+#: What `--quick` leaves out unless it is named.
+SLOW = ("spendgate-2", "ferrogw-budget", "litellm-budget", "lm-proxy")
+
 #: Looked for, and not to be had from a package registry alone.
 ABSENT = {
     "Bifrost (Go)": "its npm package holds no gateway; it downloads one at its first start",

@@ -58,7 +58,7 @@ def cpu_us(pids: Iterable[int]) -> float:
     return sum(time.clock_gettime_ns((~pid << 3) | 2) for pid in pids) / 1000  # CPUCLOCK_SCHED of the process
 
 
-def rss_mib(pids: Iterable[int]) -> float:
+def memory_mib(pids: Iterable[int]) -> float:
     """Resident memory; a page that several processes share is divided between them (Pss)."""
     total_kib = 0
     for pid in pids:

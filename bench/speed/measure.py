@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.speed.contestant import Serving
-from bench.speed.machine import cpu_us, rss_mib
+from bench.speed.machine import cpu_us, memory_mib
 from bench.speed.tools import Upstream, run_load
 
 _CONCURRENCY = 32
@@ -41,7 +41,7 @@ class Plan:
 
 
 FULL = Plan(seconds=3.0, paced_streams=4 * _STREAMS_PACED)
-QUICK = Plan(seconds=1.0, paced_streams=2 * _STREAMS_PACED)
+QUICK = Plan(seconds=0.8, paced_streams=2 * _STREAMS_PACED)
 
 
 class MeasureError(Exception):
@@ -99,8 +99,8 @@ def measure(serving: Serving, upstream: Upstream, plan: Plan) -> Round:
         with result.measuring(callers):
             _callers(serving, upstream, plan, callers, result.figures)
     with result.measuring("memory"):
-        result.figures["memory_mib"] = rss_mib(serving.pids)
-        result.figures["store_memory_mib"] = rss_mib(serving.helpers)
+        result.figures["memory_mib"] = memory_mib(serving.pids)
+        result.figures["store_memory_mib"] = memory_mib(serving.helpers)
     return result
 
 
