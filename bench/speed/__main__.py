@@ -6,8 +6,8 @@
 
 1. The mock upstream and all contestants are started; those that are missing are named.
 2. The contestant's one worker is pinned to a core of its own; everything else runs on the others.
-3. Round by round, each contestant is measured in turn (`measure.py`); a figure is the median of its rounds, a ratio
-   the median of the ratios within one round, so that a slow minute of the machine hits all of them.
+3. Round by round, and in a round measurement by measurement (`measure.py`), the contestants take turns. A figure is
+   the median of its rounds, a ratio the median of the ratios within a round: a slow minute of the machine hits all.
 
 The lead figure is the processor time that a call costs the serving process (user and kernel mode, all threads): it
 changes least when the machine is busy. Needs gcc and two cores. BENCH_SPENDGATE_ENV="NAME=VALUE ..." adds settings to
@@ -31,7 +31,7 @@ from pathlib import Path
 from bench.speed.contestant import Contestant, Serving
 from bench.speed.contestants import ABSENT, CONTESTANTS, SLOW, YARDSTICK
 from bench.speed.machine import Cores, pin, share_cores
-from bench.speed.measure import FULL, QUICK, Plan, measure, measure_direct, warm_up
+from bench.speed.measure import FULL, QUICK, STEPS, Plan, Round, measure, measure_direct, warm_up
 from bench.speed.table import Entry, report
 from bench.speed.tools import FOLDER, Upstream, running_upstream
 
@@ -83,7 +83,7 @@ def _run(entries: list[Entry], cores: Cores, plan: Plan, rounds: int, missing: d
                 missing[entry.name] = f"did not start: {str(error)[-200:]}"
                 entries.remove(entry)
         for one in serving.values():
-            warm_up(one, plan.part(0.5))
+            warm_up(one, plan.seconds)
         for number in range(1, rounds + 1):
             _round(entries, serving, upstream, plan, number)
 
@@ -98,8 +98,12 @@ def _start(stack: ExitStack, contestant: Contestant, upstream: Upstream, cores: 
 
 def _round(entries: list[Entry], serving: dict[str, Serving], upstream: Upstream, plan: Plan, number: int) -> None:
     direct = measure_direct(upstream, plan)
+    results = {entry.key: Round() for entry in entries}
+    for step in STEPS:
+        for entry in entries:
+            measure(step, serving[entry.key], upstream, plan, results[entry.key])
     for entry in entries:
-        one = measure(serving[entry.key], upstream, plan)
+        one = results[entry.key]
         entry.rounds.append(one)
         entry.direct.append(direct)
         cpu, rate = one.figures.get("cpu_us", 0), one.figures.get("rate", 0)

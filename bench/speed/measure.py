@@ -1,11 +1,11 @@
-"""One round of one contestant: every measurement, one after the other.
+"""The measurements, each for one contestant in one round.
 
 Each is a run of `load.c` with the mock upstream set for it. A figure that can't be had (calls were refused, or
 connections broken) is left out, and the reason is kept.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,28 +80,11 @@ def measure_direct(upstream: Upstream, plan: Plan) -> Figures:
     return {"one_p50_us": one["latency_us"]["p50"], "first_byte_us": stream["first_byte_us"]["p50"]}
 
 
-def measure(serving: Serving, upstream: Upstream, plan: Plan) -> Round:
-    """All of it; for a contestant of several workers only what a call costs."""
-    result = Round()
-    with result.measuring("throughput"):
-        _throughput(serving, upstream, plan, result.figures)
-    if serving.spread:
-        return result
-    with result.measuring("one at a time"):
-        _one_at_a_time(serving, upstream, plan, result.figures)
-    with result.measuring("half load"):
-        _half_load(serving, upstream, plan, result.figures)
-    with result.measuring("crowd"):
-        _crowd(serving, upstream, result.figures)
-    with result.measuring("streams"):
-        _streams(serving, upstream, plan, result.figures)
-    for callers in serving.callers:
-        with result.measuring(callers):
-            _callers(serving, upstream, plan, callers, result.figures)
-    with result.measuring("memory"):
-        result.figures["memory_mib"] = memory_mib(serving.pids)
-        result.figures["store_memory_mib"] = memory_mib(serving.helpers)
-    return result
+def measure(step: str, serving: Serving, upstream: Upstream, plan: Plan, result: Round) -> None:
+    """One of `STEPS`; for a contestant of several workers only what a call costs."""
+    if not serving.spread or step == "throughput":
+        with result.measuring(step):
+            STEPS[step](serving, upstream, plan, result.figures)
 
 
 def _throughput(serving: Serving, upstream: Upstream, plan: Plan, figures: Figures) -> None:
@@ -126,7 +109,7 @@ def _half_load(serving: Serving, upstream: Upstream, plan: Plan, figures: Figure
     figures |= {"half_p50_us": report["latency_us"]["p50"], "half_p99_us": report["latency_us"]["p99"]}
 
 
-def _crowd(serving: Serving, upstream: Upstream, figures: Figures) -> None:
+def _crowd(serving: Serving, upstream: Upstream, plan: Plan, figures: Figures) -> None:
     upstream.set(delay_us=_CROWD_DELAY_US)
     report = _run(serving, connections=_CROWD, count=_CROWD)
     figures |= {"crowd_p50_us": report["latency_us"]["p50"], "crowd_p99_us": report["latency_us"]["p99"]}
@@ -144,10 +127,27 @@ def _streams(serving: Serving, upstream: Upstream, plan: Plan, figures: Figures)
     figures["chunk_paced_us"] = report["cpu_us"] / _CHUNKS
 
 
-def _callers(serving: Serving, upstream: Upstream, plan: Plan, callers: str, figures: Figures) -> None:
+def _callers(serving: Serving, upstream: Upstream, plan: Plan, figures: Figures) -> None:
     upstream.set()
-    report = _run(serving, connections=_CONCURRENCY, seconds=plan.part(0.5), callers=callers)
-    figures |= {f"{name} {callers}": report[name] for name in ("cpu_us", "store_cpu_us", "rate")}
+    for callers in serving.callers:
+        report = _run(serving, connections=_CONCURRENCY, seconds=plan.part(0.5), callers=callers)
+        figures |= {f"{name} {callers}": report[name] for name in ("cpu_us", "store_cpu_us", "rate")}
+
+
+def _memory(serving: Serving, upstream: Upstream, plan: Plan, figures: Figures) -> None:
+    figures |= {"memory_mib": memory_mib(serving.pids), "store_memory_mib": memory_mib(serving.helpers)}
+
+
+#: In a round all contestants take a step before the next one begins, so that a ratio is between neighbours in time.
+STEPS: dict[str, Callable[[Serving, Upstream, Plan, Figures], None]] = {
+    "throughput": _throughput,
+    "one at a time": _one_at_a_time,
+    "half load": _half_load,
+    "crowd": _crowd,
+    "streams": _streams,
+    "callers": _callers,
+    "memory": _memory,
+}
 
 
 def _run(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.speed.contestant import Serving
-from bench.speed.measure import Plan, Round, measure, measure_direct
+from bench.speed.measure import STEPS, Plan, Round, measure, measure_direct
 from bench.speed.table import Entry, report
 from bench.speed.tools import Upstream, compiler, http_request, run_load, running_upstream
 from tests.support.needs import not_tested
@@ -120,7 +120,9 @@ def test_a_round_is_measured_and_told(upstream: Upstream) -> None:
     plan = Plan(seconds=0.4, paced_streams=16)
     serving = Serving(upstream.address, [upstream.pid], callers={"1 agent and a team": [{"X": "y"}]})
     direct = measure_direct(upstream, plan)
-    one = measure(serving, upstream, plan)
+    one = Round()
+    for step in STEPS:
+        measure(step, serving, upstream, plan, one)
     assert one.problems == {}
     assert all(value >= 0 for value in one.figures.values()) and one.figures["crowd_p50_us"] >= 50_000
     broken = Round({"cpu_us": 1.0}, {"streams": "no call was answered"})
