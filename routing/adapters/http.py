@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from routing.adapters.http_connect import connected_socket
+from routing.adapters.http_connect import Addresses
 from routing.adapters.http_events import EventSource
 from routing.adapters.http_exchange import Connection
 from routing.adapters.http_head import Origin, header_lines
@@ -59,6 +59,7 @@ class HttpClient:
     def __init__(self, endpoint: Endpoint, base_url: str | None = None) -> None:
         self.name = endpoint.name
         self._origin = Origin(endpoint.base_url if base_url is None else base_url)
+        self._addresses = Addresses(self._origin.host, self._origin.port)
         self._connect_timeout_s = endpoint.connect_timeout_s
         self._max_connections = endpoint.max_connections
         self._tls: ssl.SSLContext | None = None
@@ -107,6 +108,7 @@ class HttpClient:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        self._addresses.close()
         for connection in tuple(self._all):
             connection.fail(broken(f"the endpoint {self.name} was closed"))
         if self._all:
@@ -188,7 +190,7 @@ class HttpClient:
             self._tls = self._tls or client_context()
             options = {"ssl": self._tls, "server_hostname": origin.host}
         try:
-            sock = await connected_socket(loop, origin.host, origin.port)
+            sock = await self._addresses.connect(loop)
             _, connection = await loop.create_connection(lambda: Connection(self, loop), sock=sock, **options)
             if not connection.usable():  # closed between the handshake and here
                 connection.abort()

@@ -12,15 +12,62 @@ from collections.abc import Sequence
 from typing import Any
 
 NEXT_ADDRESS_S = 0.25
+_KNOWN_S = 10.0
 
 
-async def connected_socket(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """Connected and not blocking; it holds no small packets back.
+class Addresses:
+    """Where a host is. A crowd of connections asks once: look-ups are done by a handful of threads."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._infos: list[Any] = []
+        self._until_s = 0.0
+        self._asking: asyncio.Task[list[Any]] | None = None
+
+    async def connect(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
+        """As `connected_socket`.
+
+        Raises:
+            OSError: the host has no address, or none can be reached.
+        """
+        try:
+            return await connected_socket(loop, await self._known(loop))
+        except OSError:
+            self._infos = []  # it may have moved
+            raise
+
+    def close(self) -> None:
+        """Stop a look-up that runs."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def _known(self, loop: asyncio.AbstractEventLoop) -> list[Any]:
+        if self._infos and loop.time() < self._until_s:
+            return self._infos
+        if self._asking is None:
+            self._asking = loop.create_task(self._ask(loop))
+            self._asking.add_done_callback(self._asked)
+        # Shielded: the one that began it may leave, the others still wait for it.
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self, loop: asyncio.AbstractEventLoop) -> list[Any]:
+        infos = _alternating(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+        self._infos, self._until_s = infos, loop.time() + _KNOWN_S
+        return infos
+
+    def _asked(self, task: "asyncio.Task[list[Any]]") -> None:
+        self._asking = None
+        if not task.cancelled():
+            task.exception()  # whoever waits hears of it; perhaps nobody does any more
+
+
+async def connected_socket(loop: asyncio.AbstractEventLoop, infos: Sequence[Any]) -> socket.socket:
+    """Connected and not blocking; it holds no small packets back. infos: as of `getaddrinfo`, best first.
 
     Raises:
         OSError: of the first address, if none can be reached.
     """
-    infos = _alternating(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     if len(infos) == 1:
         return await _connect(loop, infos[0])
     attempts: list[asyncio.Task[socket.socket]] = []

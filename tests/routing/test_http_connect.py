@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from routing.adapters import http_connect
-from routing.adapters.http_connect import connected_socket
+from routing.adapters.http_connect import Addresses
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -24,9 +24,15 @@ class Network:
         loop = asyncio.get_running_loop()
         connect, resolve = loop.sock_connect, loop.getaddrinfo
 
+        self.asked = 0
+
         async def getaddrinfo(host: str, port: int, **named: Any) -> list[Any]:
             if host != "h":  # uvloop's sock_connect asks too
                 return await resolve(host, port, **named)
+            self.asked += 1
+            await asyncio.sleep(0.01)
+            if not self.ports:
+                raise socket.gaierror("no such name")
             return [(V4, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in self.ports]
 
         async def sock_connect(made: socket.socket, address: Any) -> None:
@@ -62,7 +68,7 @@ async def test_an_address_that_says_nothing_costs_a_moment_only(monkeypatch: pyt
         network.ports = [2, good, 3]
         network.silent = {2, 3}
         async with asyncio.timeout(1):
-            made = await connected_socket(asyncio.get_running_loop(), "h", 80)
+            made = await Addresses("h", 80).connect(asyncio.get_running_loop())
         assert made.getpeername()[1] == good
         assert network.tried == [2, good]
         made.close()
@@ -75,7 +81,7 @@ async def test_an_address_that_refuses_costs_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(http_connect, "NEXT_ADDRESS_S", 60)
     async with port() as good:
         network.ports = [1, good]
-        made = await connected_socket(asyncio.get_running_loop(), "h", 80)
+        made = await Addresses("h", 80).connect(asyncio.get_running_loop())
         assert made.getpeername()[1] == good
         made.close()
 
@@ -84,7 +90,7 @@ async def test_the_first_address_wins_even_late(monkeypatch: pytest.MonkeyPatch)
     network = Network(monkeypatch)
     async with port() as good:
         network.ports = [good, 1, 2]
-        made = await connected_socket(asyncio.get_running_loop(), "h", 80)
+        made = await Addresses("h", 80).connect(asyncio.get_running_loop())
         assert network.tried == [good]
         made.close()
 
@@ -93,7 +99,7 @@ async def test_no_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     network = Network(monkeypatch)
     network.ports = [1, 2]
     with pytest.raises(ConnectionRefusedError):
-        await connected_socket(asyncio.get_running_loop(), "h", 80)
+        await Addresses("h", 80).connect(asyncio.get_running_loop())
     assert network.tried == [1, 2]
 
 
@@ -103,7 +109,7 @@ async def test_who_is_cancelled_leaves_nothing_behind(monkeypatch: pytest.Monkey
         network.ports = [1, good, 2]
         network.silent = {1, 2}
         for steps in range(6):
-            task = asyncio.create_task(connected_socket(asyncio.get_running_loop(), "h", 80))
+            task = asyncio.create_task(Addresses("h", 80).connect(asyncio.get_running_loop()))
             for _ in range(steps):
                 await asyncio.sleep(0.01)
             task.cancel()
@@ -113,3 +119,36 @@ async def test_who_is_cancelled_leaves_nothing_behind(monkeypatch: pytest.Monkey
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         assert not attempts()
+
+
+async def test_a_crowd_asks_for_addresses_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, loop = Network(monkeypatch), asyncio.get_running_loop()
+    async with port() as good:
+        network.ports = [good]
+        addresses = Addresses("h", 80)
+        tasks = [asyncio.create_task(addresses.connect(loop)) for _ in range(20)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()  # also when the one that began it leaves
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError)
+        for made in results[1:]:
+            assert isinstance(made, socket.socket)
+            made.close()
+        (await addresses.connect(loop)).close()
+        assert network.asked == 1
+
+
+async def test_a_host_that_moved_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, loop = Network(monkeypatch), asyncio.get_running_loop()
+    addresses = Addresses("h", 80)
+    for asked in (1, 2):
+        with pytest.raises(socket.gaierror):
+            await addresses.connect(loop)
+        assert network.asked == asked
+    network.ports = [1]
+    with pytest.raises(ConnectionRefusedError):
+        await addresses.connect(loop)
+    async with port() as good:
+        network.ports = [good]
+        (await addresses.connect(loop)).close()
+    assert network.asked == 4

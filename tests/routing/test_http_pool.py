@@ -9,6 +9,7 @@ import pytest
 
 from routing.adapters import http, http_exchange
 from routing.adapters.http import EventSource, HttpRequest
+from routing.adapters.http_connect import Addresses
 from routing.adapters.http_events import MAX_UNREAD_BYTES
 from routing.errors import FailureKind, UpstreamError
 from tests.routing.wire import OK, STREAM, client_of, open_stream, post, raw_server, says, until
@@ -389,6 +390,6 @@ async def test_small_packets_are_not_held_back() -> None:
 
 async def test_a_name_with_several_addresses() -> None:
     async with raw_server(says(ANSWER)) as server, client_of(server.port) as client:
-        client._origin.host = "localhost"
+        client._addresses = Addresses("localhost", server.port)
         head = client.head("/x", {})
         assert (await client.post(HttpRequest(head, b"{}", client.now_s() + 2, 2))).body == b"{}"
