@@ -94,6 +94,8 @@ class HotCycle(RequestResponseCycle):
         self._send_last(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
 
     def _flush(self) -> None:
+        if not self._pieces:  # the last piece has taken them along
+            return
         data, self._pieces = b"".join(self._pieces), []
         self._send(b"%x\r\n%b\r\n" % (len(data), data))
 
@@ -111,22 +113,17 @@ class HotCycle(RequestResponseCycle):
             self.transport.write(data)
 
     def _send_last(self, data: bytes) -> None:
-        # Behind the settlement, which is sent at the end of this turn of the loop too: a client that has its answer
-        # finds what it cost in the books.
-        self.response_started = True
-        self.connection.loop.call_soon(self._finish, data)
-
-    def _finish(self, data: bytes) -> None:
         if self.response_complete:
             return
         self.response_complete = True
-        if self.gone:
-            return
-        self.transport.write(data)
+        if self._pieces:
+            self._flush()
+        self._send(data)
         self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
+        if not self.gone:
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
 
 
 class Connection(HttpToolsProtocol):

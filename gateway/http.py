@@ -59,7 +59,7 @@ class Answering(Protocol):
     """
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer. It leaves at the end of this turn of the loop, behind what was sent to the store in it."""
+        """A whole answer."""
         ...
 
     def begin(self, status: int, headers: Headers) -> None:
@@ -75,7 +75,7 @@ class Answering(Protocol):
         ...
 
     def end(self, data: bytes) -> None:
-        """The last piece; it leaves as `answer` does."""
+        """The last piece."""
         ...
 
 
