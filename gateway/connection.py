@@ -65,8 +65,11 @@ class HotCycle(RequestResponseCycle):
         return await super().receive()
 
     def whole_body(self) -> bytes | None:
-        """The body, if it has come to its end already."""
-        return None if self.more_body else bytes(self.body)
+        """The body, if it has come to its end already; it is given out once."""
+        if self.more_body:
+            return None
+        body, self.body = bytes(self.body), bytearray()  # an idle connection keeps its last cycle, but not this
+        return body
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer."""
