@@ -13,11 +13,12 @@ from tests.support.gateway import RunningGateway
 
 Events = list[dict[str, str]]
 _SETTLED_S = 2.0
+_MOMENT_S = 0.2
 
 
 def events_of(gateway: RunningGateway) -> Events:
     """Money, states and documents, oldest first; `detail` parsed into `request_id`, `outcome`, … beside the fields."""
-    events = asyncio.run(_on_store(gateway, lambda store: store.events("-", 100_000)))
+    events = asyncio.run(_on_store(gateway, _events))
     out: Events = []
     for _, event in events:
         if event["type"] in ("hold", "terms"):
@@ -25,6 +26,14 @@ def events_of(gateway: RunningGateway) -> Events:
         detail: dict[str, object] = json.loads(event.get("detail") or "{}")
         out.append({k: v for k, v in detail.items() if isinstance(v, str)} | event)
     return out
+
+
+async def _events(store: RedisBudgetStore) -> list[tuple[str, dict[str, str]]]:
+    """What was just answered has a moment to be settled."""
+    deadline_s = time.monotonic() + _MOMENT_S
+    while await store.link.command("ZCARD", store.key("leases")) and time.monotonic() < deadline_s:
+        await asyncio.sleep(0.01)
+    return await store.events("-", 100_000)
 
 
 def assert_books_are_right(gateway: RunningGateway, *, open_holds: int = 0) -> Events:
