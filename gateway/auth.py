@@ -1,6 +1,7 @@
 """Key -> scope chain. Every call needs a key; a caller names scopes by headers, if its key lets it."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -42,7 +43,7 @@ class Authenticator:
     refresh: Callable[[], Awaitable[None]]
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _refreshed_s: float = float("-inf")
-    _chains: dict[tuple[str | Scope | None, ...], Chain] = field(default_factory=dict)
+    _chains: OrderedDict[tuple[str | Scope | None, ...], Chain] = field(default_factory=OrderedDict)
     _chains_of: int = -1
 
     def known(self, headers: Headers) -> ApiKey | None:
@@ -75,7 +76,7 @@ class Authenticator:
             chain = scope_chain(key, named)
             if sum(len(name or "") for name in names) <= _LONGEST_KEPT:
                 if len(self._chains) >= _MOST_CHAINS:
-                    del self._chains[next(iter(self._chains))]
+                    self._chains.popitem(last=False)
                 self._chains[asked] = chain
         return chain
 

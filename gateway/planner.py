@@ -1,5 +1,6 @@
 """From a call to what the budgets decide on: its accounts and its candidates with their ceilings. No I/O."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -81,7 +82,7 @@ class Planner:
     prices: PriceBook
     book: BudgetBook
     health: Health
-    _shapes: dict[tuple[str, str], _Shape] = field(default_factory=dict)
+    _shapes: OrderedDict[tuple[str, str], _Shape] = field(default_factory=OrderedDict)
 
     def asked(self, call: Call) -> Model:
         """The model that the call is for.
@@ -124,7 +125,7 @@ class Planner:
         shape = self._shapes.get(key)
         if shape is None or not shape.holds(self.book.changes, now_ms):
             if len(self._shapes) >= _MOST_SHAPES:
-                del self._shapes[next(iter(self._shapes))]
+                self._shapes.popitem(last=False)
             shape = self._shapes[key] = self._make_shape(chain, asked, now_ms, ())
         return shape
 
