@@ -22,6 +22,7 @@ class BudgetBook:
         self.changes = 0
         self._by_id: dict[str, Budget] = {}
         self._by_scope: dict[Scope, dict[str, Budget]] = {}
+        self._of_all: dict[str, dict[str, Budget]] = {}  # those on ``type:*``, by type
         for budget in budgets:
             self.put(budget)
 
@@ -29,14 +30,23 @@ class BudgetBook:
         """Add or replace a budget."""
         self.remove(budget.id)
         self._by_id[budget.id] = budget
-        self._by_scope.setdefault(budget.scope, {})[budget.id] = budget
+        beside = self._by_scope.setdefault(budget.scope, {})
+        beside[budget.id] = budget
+        if budget.scope.is_wildcard:
+            self._of_all[budget.scope.type] = beside
 
     def remove(self, budget_id: str) -> None:
         """Forget a budget, if it is there."""
         self.changes += 1
         budget = self._by_id.pop(budget_id, None)
-        if budget:
-            self._by_scope[budget.scope].pop(budget_id)
+        if budget is None:
+            return
+        beside = self._by_scope[budget.scope]
+        del beside[budget_id]
+        if not beside:
+            del self._by_scope[budget.scope]
+            if budget.scope.is_wildcard:
+                del self._of_all[budget.scope.type]
 
     def get(self, budget_id: str) -> Budget:
         """The budget of this id.
@@ -57,10 +67,12 @@ class BudgetBook:
         """The budgets that watch a scope. An exact budget replaces the wildcard's of the same cadence; a wildcard
         of another cadence stays, so naming a key can't lift its monthly limit by giving it a daily one.
         """
-        exact = [b for b in self._by_scope.get(scope, {}).values() if not b.paused]
+        on_it, on_all = self._by_scope.get(scope), self._of_all.get(scope.type)
+        exact = [b for b in on_it.values() if not b.paused] if on_it else []
+        if on_all is None:
+            return exact
         named = {b.cadence for b in exact}
-        wildcard = self._by_scope.get(Scope(scope.type, "*"), {}).values()
-        return exact + [b for b in wildcard if not b.paused and b.cadence not in named]
+        return exact + [b for b in on_all.values() if not b.paused and b.cadence not in named]
 
     def accounts(self, chain: Sequence[Scope], now_ms: int) -> tuple[AccountTerms, ...]:
         """The accounts of a chain of scopes, with the terms of this instant."""
