@@ -23,12 +23,12 @@ def soak(upstream: Upstream, cores: Cores, rounds: int, count: int) -> Iterator[
             assert not result["refused"] and not result["broken"], result
             after_kib.append(rss_kib(one.worker))
             yield f"after {(number + 1) * count:>8,} calls: worker {after_kib[-1] / 1024:6.1f} MiB"
-        slope = _slope(after_kib[1:]) * 1024 / count
-        yield f"slope from round 2 on: {slope:+.2f} bytes a call"
+        grown = slope(after_kib[1:]) * 1024 / count
+        yield f"slope from round 2 on: {grown:+.2f} bytes a call"
     upstream.set()
 
 
-def _slope(values: Sequence[float]) -> float:
+def slope(values: Sequence[float]) -> float:
     """Growth per round, by least squares."""
     middle, mean = (len(values) - 1) / 2, sum(values) / len(values)
     spread = sum((n - middle) ** 2 for n in range(len(values)))
