@@ -14,6 +14,7 @@ the workers refuse every call.
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -21,8 +22,6 @@ import socket
 import sys
 import tempfile
 from dataclasses import dataclass, field
-
-import aiohttp
 
 from budget.connect import connect
 from budget.embedded import EmbeddedValkey
@@ -34,7 +33,6 @@ from spendgate.banner import banner
 from spendgate.bootstrap import Prepared, prepare
 from spendgate.catalog import SIMULATED
 from spendgate.settings import Role, Settings
-from spendgate.sources import EdgeConfigPoller
 from spendgate.tasks import stop_all
 
 log = logging.getLogger("spendgate")
@@ -211,30 +209,29 @@ class Supervisor:
     async def _announce(self, port: int, environment: dict[str, str], prepared: Prepared) -> None:
         host = self.settings.host if self.settings.host not in ("0.0.0.0", "::") else "127.0.0.1"
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        reason = await self._wait_until_ready(url)
+        reason = await self._wait_until_ready(host, port)
         if reason is None:
             upstream = environment["DATABRICKS_BASE_URL"] if self._simulates() else None
             print(banner(url, self.settings, prepared, upstream, self.embedded), flush=True)
         else:
             log.error("not ready after %.0f s: %s", _START_TIMEOUT_S, reason)
 
-    async def _wait_until_ready(self, url: str) -> str | None:
+    async def _wait_until_ready(self, host: str, port: int) -> str | None:
         """None once `/readyz` says yes; otherwise the last reason it gave."""
         deadline_s = self.clock.monotonic_s() + _START_TIMEOUT_S
         reason = "no answer"
-        async with aiohttp.ClientSession() as session:
-            while self.clock.monotonic_s() < deadline_s:
-                try:
-                    async with session.get(url + "/readyz") as answer:
-                        if answer.status == 200:
-                            return None
-                        reason = str((await answer.json())["reason"])
-                except (aiohttp.ClientError, ValueError, KeyError):
-                    pass
-                await asyncio.sleep(0.05)
+        while self.clock.monotonic_s() < deadline_s:
+            with contextlib.suppress(OSError, ValueError, LookupError):
+                why_not = await _why_not_ready(host, port)
+                if why_not is None:
+                    return None
+                reason = why_not
+            await asyncio.sleep(0.05)
         return reason
 
     async def _poll_edge_config(self, redis_url: str) -> None:
+        from spendgate.edge_config import EdgeConfigPoller  # its HTTP client is slow to load
+
         client = connect(redis_url)
         store = RedisBudgetStore(client, namespace=self.settings.namespace)
         poller = EdgeConfigPoller(self.settings.edge_config or "", documents=store, clock=self.clock)
@@ -253,6 +250,17 @@ def serve(settings: Settings) -> int:
         except SpendgateError as error:
             print(f"spendgate: {error.message}", file=sys.stderr)
             return 1
+
+
+async def _why_not_ready(host: str, port: int) -> str | None:
+    """Ask `/readyz`. An HTTP client would take longer to load than all that a start does."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(b"GET /readyz HTTP/1.1\r\nHost: spendgate\r\nConnection: close\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    finally:
+        writer.close()
+    return None if head.split()[1] == b"200" else str(json.loads(body)["reason"])
 
 
 def _forget_numbers(pid: int) -> None:

@@ -1,7 +1,5 @@
 """What keeps a worker from growing: its memories are bounded, and a call leaves nothing behind."""
 
-import gc
-
 import pytest
 
 import gateway.auth
@@ -19,7 +17,6 @@ from gateway.planner import Planner
 from routing.health import Health
 from routing.routes_file import default_routes_text, load_routes
 from telemetry.prices import PriceBook, default_prices_text, load_prices
-from tests.support.gateway import running_gateway
 
 NOW_MS = 1_795_000_000_000
 ALL = Budget("all", Scope("agent", "*"), 10**12)

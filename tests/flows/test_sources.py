@@ -17,7 +17,8 @@ from budget.memory_store import MemoryBudgetStore
 from budget.model import Budget, Reset, TopUp
 from core.errors import ConfigError, Conflict, StoreUnavailable
 from core.scope import Scope
-from spendgate.sources import EdgeConfigPoller, budgets_from_items, budgets_of, default_budget, load_budgets_yaml, sync
+from spendgate.edge_config import EdgeConfigPoller
+from spendgate.sources import budgets_from_items, budgets_of, default_budget, load_budgets_yaml, sync
 
 NOW_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 SPEC: dict[str, Any] = {"scopeType": "agent", "scopeKey": "bot", "limitUsd": "5"}
