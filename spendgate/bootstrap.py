@@ -56,8 +56,9 @@ async def prepare(settings: Settings, redis_url: str, clock: Clock, begin: Calla
         _check_waiting(settings, report, redis_url)
         await begin()
         store = RedisBudgetStore(client, namespace=settings.namespace)
-        admin_key = await _admin_key(store, settings, clock)
-        agent_key = await _quickstart_key(store, settings, clock)
+        keys = await stored_keys(store)
+        admin_key = await _admin_key(store, settings, clock, keys)
+        agent_key = await _quickstart_key(store, settings, clock, keys)
         await _budgets(store, settings, clock)
         return Prepared(report, admin_key, agent_key)
     finally:
@@ -104,8 +105,7 @@ async def stored_keys(store: RedisBudgetStore) -> list[ApiKey]:
     return [load_key(c.text) for c in changes if c.kind == KEY_KIND and c.text is not None]
 
 
-async def _admin_key(store: RedisBudgetStore, settings: Settings, clock: Clock) -> str | None:
-    keys = await stored_keys(store)
+async def _admin_key(store: RedisBudgetStore, settings: Settings, clock: Clock, keys: list[ApiKey]) -> str | None:
     if settings.admin_key is None:
         if any(k.role is KeyRole.ADMIN for k in keys):
             return None
@@ -120,12 +120,11 @@ async def _admin_key(store: RedisBudgetStore, settings: Settings, clock: Clock) 
     return None
 
 
-async def _quickstart_key(store: RedisBudgetStore, settings: Settings, clock: Clock) -> str | None:
+async def _quickstart_key(store: RedisBudgetStore, settings: Settings, clock: Clock, keys: list[ApiKey]) -> str | None:
     """A key for first steps. Only its digest is in the store; its text is in the data folder of this machine, so
     that a second start can print a line that works.
     """
     path = settings.data_dir / "quickstart.key"
-    keys = await stored_keys(store)
     if path.exists():
         text = path.read_text().strip()
         if any(k.digest == digest_of(text) for k in keys):

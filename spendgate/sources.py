@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import orjson
 import yaml
 
 from budget.codec import BUDGET_KIND, BudgetSpec, budget_from_spec, dump_budget, load_budget, parse_spec, spec_of
@@ -112,7 +113,7 @@ async def sync(documents: Documents, budgets: Sequence[Budget], source: str) -> 
     """
     written = 0
     for _ in range(_SYNC_TRIES):
-        stored = await _stored(documents)
+        stored = await _stored(documents, budgets, source)
         _refuse_foreign(budgets, stored, source)
         try:
             for budget_id, text, revision in _differences(budgets, stored, source):
@@ -166,11 +167,13 @@ def _listed(value: object, source: str) -> list[tuple[str, str | None, object]]:
     raise ConfigError(f"{source}: budgets must be a list of budgets, or an object of id and budget")
 
 
-async def _stored(documents: Documents) -> dict[str, Budget]:
+async def _stored(documents: Documents, budgets: Sequence[Budget], source: str) -> dict[str, Budget]:
+    """The stored budgets that have one of these ids, or are of this source; all others are left unread."""
+    ids = {budget.id for budget in budgets}
+    mark = orjson.dumps({"source": source})[1:-1]  # as `dump_budget` writes it; inside a text its quotes are escaped
     _, changes = await documents.changes_since(0)
-    return {
-        c.id: load_budget(c.text, revision=c.version) for c in changes if c.kind == BUDGET_KIND and c.text is not None
-    }
+    found = [c for c in changes if c.kind == BUDGET_KIND and c.text is not None and (c.id in ids or mark in c.text)]
+    return {c.id: load_budget(c.text or b"", revision=c.version) for c in found}
 
 
 def _refuse_foreign(budgets: Sequence[Budget], stored: Mapping[str, Budget], source: str) -> None:

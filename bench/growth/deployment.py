@@ -7,15 +7,16 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from bench.speed.contestant import MAX_TOKENS, MODEL, PROMPT
 from bench.speed.machine import Cores, pin
 from bench.speed.tools import Upstream, http_request
-from budget.codec import BUDGET_KIND, BudgetSpec, budget_from_spec, dump_budget, load_budget
+from budget.codec import BUDGET_KIND, dump_budget, load_budget
 from budget.connect import connect
-from budget.model import Budget, Candidate, ReserveRequest
+from budget.model import Budget, Candidate, Policy, ReserveRequest
 from budget.policy import account_terms
 from budget.redis_store import RedisBudgetStore
 from core.clock import SystemClock
@@ -28,6 +29,7 @@ from tests.support.gateway import RunningGateway, running_gateway
 CHAIN_TYPES = ("agent", "session", "task", "user", "team", "org")
 
 _HUGE_USD = "1000000"
+_HUGE_NANO = 10**15
 _ROUTES = f"""\
 endpoints:
   upstream: {{kind: openai, base_url: "${{BENCH_UPSTREAM_URL}}/v1", api_key: none}}
@@ -130,8 +132,8 @@ async def _fill(gateway: RunningGateway, size: Size, keys: list[str]) -> None:
 
 
 def _budget(budget_id: str, scope: Scope, now_ms: int) -> Budget:
-    spec = BudgetSpec(scope_type=scope.type, scope_key=scope.key, limit_usd=_HUGE_USD, hard_cap="1")
-    return budget_from_spec(spec, budget_id=budget_id, source="api", now_ms=now_ms)
+    policy = Policy(hard_cap=Decimal(1))
+    return Budget(budget_id, scope, _HUGE_NANO, policy=policy, created_ms=now_ms, updated_ms=now_ms)
 
 
 async def _hold(store: RedisBudgetStore, count: int, now_ms: int) -> None:

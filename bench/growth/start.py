@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def _row(name: str, found: list[Start]) -> str:
     return f"{name}: {statistics.median(one.answered_s for one in found) * 1000:.0f} ms: {words}"
 
 
-def _start(folder: Path, environment: Mapping[str, str]) -> Start:
+def _start(folder: Path, environment: dict[str, str]) -> Start:
     """Start on this folder, call until an answer comes, stop."""
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "start.log"
@@ -73,7 +73,7 @@ def _start(folder: Path, environment: Mapping[str, str]) -> Start:
     began_s = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "spendgate", "serve"], env=dict(full), stdout=out, stderr=out, cwd=folder
+            [sys.executable, "-m", "spendgate", "serve"], env=full, stdout=out, stderr=out, cwd=folder
         )
     try:
         while not _answers(port, folder / "data" / "quickstart.key"):
