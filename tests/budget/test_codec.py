@@ -166,3 +166,28 @@ def test_top_ups_and_resets_name_what_is_wrong(model: Any, data: object, field: 
 def test_what_was_not_stored_by_us_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidInput):
         load_budget(text, revision=1)
+
+
+def test_budgets_with_the_same_terms_share_them_and_nothing_else() -> None:
+    first = Budget("one", Scope("agent", "a"), 10**9, policy=Policy(hard_cap=Decimal(2)), created_ms=1, updated_ms=2)
+    other = Budget("two", Scope("team", "b"), 10**9, policy=Policy(hard_cap=Decimal(2)), source="yaml")
+    read, beside = (load_budget(dump_budget(b), revision=b.updated_ms) for b in (first, other))
+    assert (read.id, read.scope, read.source, read.created_ms, read.revision) == ("one", first.scope, "api", 1, 2)
+    assert (beside.id, beside.scope, beside.source, beside.created_ms, beside.revision) == (
+        "two",
+        other.scope,
+        "yaml",
+        0,
+        0,
+    )
+    assert read.policy == beside.policy == first.policy
+    again = load_budget(dump_budget(Budget("three", Scope("agent", "c"), 10**9, policy=first.policy)), revision=0)
+    assert again.policy is read.policy, "a hundred thousand of them take little memory"
+
+
+@pytest.mark.parametrize("budget_id", ["", "Upper", "with space", "one\n", None, 7])
+def test_a_stored_budget_has_an_id(budget_id: object) -> None:
+    stored = orjson.loads(dump_budget(Budget("one", Scope("agent", "a"), 10**9)))
+    stored["spec"]["id"] = budget_id
+    with pytest.raises(InvalidInput, match="was not stored by this program"):
+        load_budget(orjson.dumps(stored), revision=1)
