@@ -17,7 +17,8 @@ JOBS ?= 2
 # What `make mutants` plays with: dotted names, * for any.
 MODULE ?= *
 
-.PHONY: help run test sim soak check fmt test-tools lock bench bench-peers bench-overspend bench-litellm-env mutants clean
+.PHONY: help run test sim soak check fmt test-tools lock
+.PHONY: bench bench-peers bench-overspend bench-growth bench-litellm-env mutants clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ bench-peers: $(VENV)/.dev-stamp ## install the gateways to compare with, each in
 
 bench-overspend: $(VENV)/.dev-stamp ## how far a crowd gets beyond a cap (ARGS="--only plain", "--against litellm", ...)
 	@$(BIN)/python -m bench.overspend $(ARGS)
+
+bench-growth: $(VENV)/.dev-stamp ## does a call cost the same in a large deployment? (ARGS="--quick", "--only start,soak")
+	@$(BIN)/python -m bench.growth $(ARGS)
 
 bench-litellm-env: $(VENV)/.dev-stamp ## install LiteLLM's proxy into an environment of its own, to compare with
 	@$(BIN)/python -m bench.overspend --install-litellm

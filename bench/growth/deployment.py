@@ -32,7 +32,7 @@ _HUGE_USD = "1000000"
 _HUGE_NANO = 10**15
 _ROUTES = f"""\
 endpoints:
-  upstream: {{kind: openai, base_url: "${{BENCH_UPSTREAM_URL}}/v1", api_key: none}}
+  upstream: {{kind: openai, base_url: "${{BENCH_UPSTREAM_URL}}/v1", api_key: none, max_connections: 65536}}
 models:
   - {{name: {MODEL}, endpoint: upstream, role: primary, template_tokens: 0,
      default_max_tokens: {MAX_TOKENS}, max_output_tokens: 4096}}

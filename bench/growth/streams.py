@@ -30,13 +30,13 @@ def idle_streams(upstream: Upstream, cores: Cores, wanted: int) -> Iterator[str]
     upstream.set(chunks=2, gap_us=_GAP_S * 1_000_000)
     try:
         with deployed(Size(), upstream, cores) as one:
-            yield from _watch(one, count)
+            yield from _watch(one, upstream, count)
     finally:
         upstream.set()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _watch(one: Deployment, count: int) -> Iterator[str]:
+def _watch(one: Deployment, upstream: Upstream, count: int) -> Iterator[str]:
     empty_kib, empty_us = rss_kib(one.worker), _idle_us_per_s(one, 5.0)
     reports: list[dict[str, Any]] = []
     requests = calls(one, stream=True)
@@ -44,8 +44,10 @@ def _watch(one: Deployment, count: int) -> Iterator[str]:
         target=lambda: reports.append(run_load(one.address, requests, connections=count, count=count))
     )
     before_us, store_before_us = cpu_us([one.worker]), cpu_us([one.store])
+    already = upstream.answers()
     load.start()
-    took_s = eventually(lambda: _open_holds(one) >= count, "all streams are open", _GAP_S - _IDLE_S - 5)
+    took_s = eventually(lambda: upstream.answers() - already >= count, "all streams are open", _GAP_S - _IDLE_S - 5)
+    assert _open_holds(one) == count
     opening_us, store_us = cpu_us([one.worker]) - before_us, cpu_us([one.store]) - store_before_us
     yield (
         f"{count:,} streams opened in {took_s:.1f} s:"
