@@ -53,7 +53,7 @@ def axes(quick: bool) -> list[Axis]:
     crowds = (1, 100, many, most)
     return [
         Axis("budgets", tuple(Case(f"{n:,}", Size(agents=n)) for n in (1, 100, most)), "budget", most - 1),
-        Axis("agents under agent:*", tuple(Case(f"{n:,}", agents=n) for n in crowds), "agent", most - 1),
+        Axis("agents under agent:*", tuple(Case(f"{n:,}", agents=n) for n in crowds)),
         Axis("agents, each with a budget", tuple(Case(f"{n:,}", Size(agents=n), agents=n) for n in crowds)),
         Axis("scopes of a call", tuple(Case(f"{n}", chain=n) for n in (1, 3, 6))),
         Axis("API keys", tuple(Case(f"{n:,}", Size(keys=n)) for n in (1, 100, keys)), "key", keys - 1),

@@ -15,6 +15,8 @@ from tests.support.waiting import eventually
 #: Between the two chunks of each stream: it is opened, waits so long, and ends.
 _GAP_S = 60
 _IDLE_S = 20.0
+#: The mock upstream's queue of new connections is short: a burst of thousands would be refused.
+_OPENED_PER_S = 800
 _OTHER_FILES = 200
 #: Two of each: to the client and to the upstream.
 _FILES_PER_STREAM = 2
@@ -41,7 +43,9 @@ def _watch(one: Deployment, upstream: Upstream, count: int) -> Iterator[str]:
     reports: list[dict[str, Any]] = []
     requests = calls(one, stream=True)
     load = threading.Thread(
-        target=lambda: reports.append(run_load(one.address, requests, connections=count, count=count))
+        target=lambda: reports.append(
+            run_load(one.address, requests, connections=count, count=count, rate=_OPENED_PER_S)
+        )
     )
     before_us, store_before_us = cpu_us([one.worker]), cpu_us([one.store])
     already = upstream.answers()
