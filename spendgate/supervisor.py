@@ -253,7 +253,7 @@ def serve(settings: Settings) -> int:
 
 
 async def _why_not_ready(host: str, port: int) -> str | None:
-    """Ask `/readyz`. An HTTP client would take longer to load than all that a start does."""
+    """Ask `/readyz`. An HTTP client would take a tenth of a second to load."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(b"GET /readyz HTTP/1.1\r\nHost: spendgate\r\nConnection: close\r\n\r\n")
