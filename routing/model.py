@@ -49,7 +49,7 @@ class Endpoint:
     client_secret: str | None = None
     timeout_s: float = 297.0
     connect_timeout_s: float = 5.0
-    max_connections: int = 512
+    max_connections: int = 4096
     on_abort: OnAbort = OnAbort.ESTIMATE
 
     def __repr__(self) -> str:

@@ -32,7 +32,7 @@ class EndpointSpec(_Strict):
     client_secret: str = ""
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 297.0
     connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
-    max_connections: Annotated[int, Field(ge=1, le=65_536)] = 512
+    max_connections: Annotated[int, Field(ge=1, le=65_536)] = 4096
     on_abort: OnAbort = OnAbort.ESTIMATE
 
 
