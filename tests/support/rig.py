@@ -200,9 +200,11 @@ class Saboteur:
         path = f"{ROOT / 'tests' / 'faults' / 'crash_points'}{os.pathsep}{ROOT}"
         return {"FAULT_FOLDER": str(self.folder), "PYTHONPATH": path}
 
-    def arm(self, point: str) -> None:
-        """The next worker that reaches this point dies there."""
-        (self.folder / f"die-{point}").touch()
+    def arm(self, point: str, agent: str = "") -> None:
+        """The next worker that reaches this point dies there; with an agent, that resolves a hold of its."""
+        draft = self.folder / "die.new"
+        draft.write_text(agent)
+        draft.rename(self.folder / f"die-{point}")
 
     def died(self, point: str) -> bool:
         """True once one has."""

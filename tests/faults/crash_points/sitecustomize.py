@@ -2,7 +2,8 @@
 
 `FAULT_FOLDER` names a folder that a test puts files in:
 
-    die-<point>   the first worker that reaches the point takes the file and is gone, as after kill -9
+    die-<point>   the first worker that reaches the point takes the file and is gone, as after kill -9;
+                  with text in it, the first that resolves a hold on an account of such a name
     disk-full     journals can't be written
     clock-ms      a number: how much later these workers' wall clock is
 """
@@ -20,9 +21,11 @@ from typing import Any
 _folder = Path(os.environ.get("FAULT_FOLDER", "/nowhere"))
 
 
-def _reach(point: str) -> None:
+def _reach(point: str, accounts: str = "") -> None:
     armed = _folder / f"die-{point}"
     with contextlib.suppress(FileNotFoundError):
+        if armed.read_text() not in accounts:
+            return
         armed.rename(_folder / f"died-{point}")  # one process succeeds
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -51,9 +54,10 @@ def _wrap_begun(owner: Any, name: str, point_of: Callable[..., str | None]) -> N
         point = point_of(*args, **named)
         if point is None:
             return original(*args, **named)
-        _reach(f"before-{point}")
+        accounts = " ".join(getattr(args[1], "account_ids", ()))
+        _reach(f"before-{point}", accounts)
         begun = asyncio.ensure_future(original(*args, **named))
-        begun.add_done_callback(lambda _: _reach(f"after-{point}"))
+        begun.add_done_callback(lambda _: _reach(f"after-{point}", accounts))
         return begun
 
     _replace(owner, name, wrapped)
