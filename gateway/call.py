@@ -62,6 +62,8 @@ class Attempt:
     dropped_tools: names of the tools that were taken out.
     why: why the model or the answer's length is not what was asked for; None when it is.
     on_abort: what its endpoint says of a client that goes away.
+    provider: who sells the model.
+    asked_price: of the model asked for, where another serves.
     """
 
     admission: Admission
@@ -72,6 +74,8 @@ class Attempt:
     why: str | None
     upstream_s: float = 0.0
     on_abort: OnAbort = OnAbort.ESTIMATE
+    provider: str = ""
+    asked_price: Price | None = None
 
 
 @value

@@ -202,8 +202,19 @@ class ChatFlow:
         body, dropped = _outgoing_body(call, admission, disabled)
         price = self.planner.prices.price_at(model.name, self.clock.now_ms())
         why = why_not_as_asked(asked, admission, progress.failed, progress.skipped)
-        on_abort = self.planner.routes.endpoints[model.endpoint].on_abort
-        return Attempt(admission, model, price, body, dropped, why, on_abort=on_abort)
+        endpoint = self.planner.routes.endpoints[model.endpoint]
+        instead = None if model is asked else self.planner.prices.price_at(asked.name, self.clock.now_ms())
+        return Attempt(
+            admission,
+            model,
+            price,
+            body,
+            dropped,
+            why,
+            on_abort=endpoint.on_abort,
+            provider=endpoint.provider,
+            asked_price=instead,
+        )
 
     def _left_s(self, call: Call) -> float:
         """What is left of the time for a call with all its attempts."""

@@ -30,7 +30,11 @@ def attempt_detail(
     record["model_requested"] = call.asked or admission.plan.candidates[0].model
     record["model_served"] = attempt.model.name
     record["endpoint"] = attempt.model.endpoint
+    record["provider"] = attempt.provider
     record["price_version"] = attempt.price.version
+    record["prices"] = orjson.Fragment(attempt.price.wire)
+    if attempt.asked_price is not None:
+        record["asked_prices"] = orjson.Fragment(attempt.asked_price.wire)
     record["cost_nano"] = str(cost_nano)
     record["held_nano"] = str(admission.hold.amount_nano)
     record["ended_ms"] = ended_ms

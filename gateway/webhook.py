@@ -22,7 +22,7 @@ from core.money import parse_usd_nano
 from core.scope import Scope, parse_scope
 from gateway.chat import MAX_TRIES, attempt_id
 from gateway.http import read_json_object
-from telemetry.prices import PriceBook, UnpricedModel
+from telemetry.prices import Price, PriceBook, UnpricedModel
 from telemetry.pricing import cost_nano
 from telemetry.usage import Tokens
 
@@ -72,23 +72,23 @@ class HeliconeWebhook:
         self._check(raw, signature)
         data = read_json_object(raw)
         spend = self._read_helicone(data) if "request_id" in data else self._read_simple(data)
-        detail = orjson.dumps(_detail(spend))
         if spend.own_hold:
-            await self._true_up(spend, detail)
+            await self._true_up(spend)
             return
-        cost = self._cost(spend)
+        cost, price = self._cost(spend)
         hold_id = derived_id("ext", "helicone", spend.source_id)
-        settlement = await self.budgets.post(hold_id, spend.chain, cost, Basis.WEBHOOK, detail)
+        settlement = await self.budgets.post(hold_id, spend.chain, cost, Basis.WEBHOOK, _detail(spend, price))
         if not settlement.applied:
             log.info("webhook for %s is a replay", spend.source_id)
 
-    async def _true_up(self, spend: Spend, detail: bytes) -> None:
+    async def _true_up(self, spend: Spend) -> None:
         if spend.cost_nano is None and not spend.input_tokens + spend.output_tokens:
             return  # knows no better than we do
-        cost = self._cost(spend)
+        cost, price = self._cost(spend)
         if not cost:
             return  # a sender that does not know the price says 0; that makes no call free
-        settlement = await self.budgets.true_up(await self._answering_attempt(spend), cost, detail)
+        hold_id = await self._answering_attempt(spend)
+        settlement = await self.budgets.true_up(hold_id, cost, _detail(spend, price))
         if settlement is None:
             log.warning("webhook for our call %s came too late to true it up", spend.own_hold)
 
@@ -152,17 +152,17 @@ class HeliconeWebhook:
             output_tokens=_count(metadata, "completionTokens"),
         )
 
-    def _cost(self, spend: Spend) -> int:
-        """The cost that was sent, or the tokens at our price; never 0 for want of knowledge."""
+    def _cost(self, spend: Spend) -> tuple[int, Price | None]:
+        """The cost that was sent, or the tokens at our price, and that price; never 0 for want of knowledge."""
         if spend.cost_nano is not None:
-            return spend.cost_nano
+            return spend.cost_nano, None
         if not spend.model or not spend.input_tokens + spend.output_tokens:
             raise InvalidInput("cost", "is missing, and there are no tokens and model to compute it from")
         try:
             price = self.prices.price_at(spend.model, self.clock.now_ms())
         except UnpricedModel as error:
             raise InvalidInput("cost", f"is missing, and {error.message}") from None
-        return cost_nano(price, Tokens(input=spend.input_tokens, output=spend.output_tokens))
+        return cost_nano(price, Tokens(input=spend.input_tokens, output=spend.output_tokens)), price
 
 
 def _own_hold(request_id: str) -> str | None:
@@ -172,8 +172,8 @@ def _own_hold(request_id: str) -> str | None:
     return uuid_to_id("hld", text)
 
 
-def _detail(spend: Spend) -> dict[str, Any]:
-    return {
+def _detail(spend: Spend, price: Price | None) -> bytes:
+    record: dict[str, Any] = {
         "source": "helicone",
         "source_id": spend.source_id,
         "provider": spend.provider,
@@ -181,6 +181,10 @@ def _detail(spend: Spend) -> dict[str, Any]:
         "scopes": [str(s) for s in spend.chain],
         "tokens": {"input": spend.input_tokens, "output": spend.output_tokens},
     }
+    if price is not None:
+        record["price_version"] = price.version
+        record["prices"] = orjson.Fragment(price.wire)
+    return orjson.dumps(record)
 
 
 def _text(data: Mapping[str, Any], field: str, *, required: bool = False) -> str:

@@ -38,6 +38,7 @@ class Endpoint:
 
     kind: which adapter speaks to it.
     base_url: without trailing slash; for Databricks the workspace's host.
+    provider: who sells what it serves, as cost records name it.
     api_key: a bearer token; or client_id and client_secret for OAuth M2M (Databricks).
     """
 
@@ -51,6 +52,7 @@ class Endpoint:
     connect_timeout_s: float = 5.0
     max_connections: int = 4096
     on_abort: OnAbort = OnAbort.ESTIMATE
+    provider: str = ""
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name}, {self.kind}, {self.base_url})"  # credentials stay out of logs

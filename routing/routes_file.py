@@ -17,6 +17,9 @@ _Name = Annotated[str, Field(min_length=1, max_length=256)]
 #: What can stand in an HTTP header; a line break that was pasted along can't.
 _CREDENTIAL = re.compile(r"[\x21-\x7e]*")
 
+#: Who sells what such an endpoint serves, if the file does not say; of the other kinds, the endpoint's own name.
+_PROVIDERS = {"databricks": "Databricks", "anthropic": "Anthropic"}
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -27,6 +30,7 @@ class EndpointSpec(_Strict):
 
     kind: Literal["databricks", "openai", "anthropic", "litellm"]
     base_url: str = ""
+    provider: Annotated[str, Field(max_length=256)] = ""
     api_key: str = ""
     client_id: str = ""
     client_secret: str = ""
@@ -178,6 +182,7 @@ def _endpoint(name: str, spec: EndpointSpec, source: str, environment: Mapping[s
         connect_timeout_s=spec.connect_timeout_s,
         max_connections=spec.max_connections,
         on_abort=spec.on_abort,
+        provider=spec.provider or _PROVIDERS.get(spec.kind, name),
     )
 
 

@@ -1,5 +1,6 @@
 """The price book: dated prices as data, never code. A model without a price is refused, never free."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import field
@@ -12,6 +13,8 @@ import yaml
 from core.errors import ConfigError, InvalidInput, SpendgateError
 from core.money import parse_price_pico, parse_usd_nano
 from core.values import value
+
+_RATES = ("input", "cached_input", "cache_write", "output", "reasoning")
 
 
 class UnpricedModel(SpendgateError):
@@ -28,6 +31,7 @@ class Price:
     request_nano: nano-dollars per call, besides its tokens.
     source: where the price was read.
     version: names this price in cost records: ``<model>@<date>``.
+    wire: JSON of the pico-dollars per token of each class, and of the nano-dollars per call, for cost records.
     dearest_input_pico, dearest_output_pico: of the classes that a token sent, or made, can be of.
     """
 
@@ -41,6 +45,7 @@ class Price:
     request_nano: int
     source: str
     version: str = field(init=False, compare=False)
+    wire: bytes = field(init=False, compare=False)
     dearest_input_pico: int = field(init=False, compare=False)
     dearest_output_pico: int = field(init=False, compare=False)
 
@@ -49,6 +54,8 @@ class Price:
             object.__setattr__(self, name, value)
 
         put("version", f"{self.model}@{datetime.fromtimestamp(self.effective_from_ms / 1000, UTC):%Y-%m-%d}")
+        rates = {name: getattr(self, f"{name}_pico") for name in _RATES}
+        put("wire", json.dumps(rates | {"request_nano": self.request_nano}).encode())
         put("dearest_input_pico", max(self.input_pico, self.cached_input_pico, self.cache_write_pico))
         put("dearest_output_pico", max(self.output_pico, self.reasoning_pico))
 
@@ -83,7 +90,6 @@ class PriceBook:
         return list(self._by_model.get(model, []))
 
 
-_RATES = ("input", "cached_input", "cache_write", "output", "reasoning")
 _KNOWN = {"model", "effective_from", "source", "usd_per_million_tokens", "usd_per_request"}
 
 

@@ -36,7 +36,9 @@ def test_the_default_routes() -> None:
     assert routes.find("databricks-bge-large-en").kind == "embedding"
     for name in ("llama-3-3-70b", "llama-3-1-8b", "gpt-oss-20b"):
         assert routes.find(name).role is ModelRole.OTHER
-    assert routes.endpoints["databricks"] == Endpoint("databricks", "databricks", "https://adb-1.net", "pat")
+    assert routes.endpoints["databricks"] == Endpoint(
+        "databricks", "databricks", "https://adb-1.net", "pat", provider="Databricks"
+    )
     assert prices_in(default_routes_text()) == []
 
 
