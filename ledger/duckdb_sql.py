@@ -1,0 +1,179 @@
+"""The SQL of the DuckDB engine: its files, and the parts that depend on what is asked."""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from core.errors import InvalidInput
+from core.values import value
+from ledger.columns import CHARGE_COLUMNS, Column, Kind
+from ledger.model import ROW_COLUMNS
+from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, SpendAsk
+
+#: Sums are kept by quarters of an hour: the days of every time zone consist of them.
+SLOT_MS = 900_000
+_SCOPE_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_TYPES = {
+    Kind.TEXT: "VARCHAR",
+    Kind.JSON: "VARCHAR",
+    Kind.TIME: "TIMESTAMP_MS",
+    Kind.MONEY: "DECIMAL(38, 12)",
+    Kind.UNIT_PRICE: "DECIMAL(38, 18)",
+    Kind.QUANTITY: "DECIMAL(38, 12)",
+    Kind.WHOLE: "BIGINT",
+}
+_DECIMALS = (Kind.MONEY, Kind.UNIT_PRICE, Kind.QUANTITY)
+
+
+@cache
+def sql(name: str) -> str:
+    """A file of `ledger/sql/duckdb`, by its name without suffix."""
+    return files("ledger").joinpath("sql", "duckdb", f"{name}.sql").read_text()
+
+
+def charge_definitions() -> str:
+    """The columns of cost records as in CREATE TABLE."""
+    return ", ".join(f'"{c.name}" {_TYPES[c.kind]}{" NOT NULL" if c.required else ""}' for c in CHARGE_COLUMNS)
+
+
+def staged_charge_types() -> dict[str, str]:
+    """The columns of a staged group of cost records: what they share, and `rows`; decimals are text yet."""
+    types = {c.name: "VARCHAR" if c.kind in _DECIMALS else _TYPES[c.kind] for c in CHARGE_COLUMNS}
+    rows = ", ".join(f'"{name}" {types.pop(name)}' for name in ROW_COLUMNS)
+    return types | {"path": "VARCHAR", "rows": f"STRUCT({rows})[]"}
+
+
+def staged_charges(source: str) -> str:
+    """The cost records of a staged file of groups."""
+    columns = ", ".join(_typed(column) for column in CHARGE_COLUMNS)
+    return f"SELECT {columns}, path FROM (SELECT * EXCLUDE rows, unnest(rows, max_depth := 2) FROM {source})"
+
+
+def _typed(column: Column) -> str:
+    """DuckDB reads text as a wide decimal some seventy times as slowly as as a narrow one, which nearly all fit."""
+    if column.kind not in _DECIMALS:
+        return f'"{column.name}"'
+    wide = _TYPES[column.kind]
+    narrow = wide.replace("38", "18")
+    return f'coalesce(try_cast("{column.name}" AS {narrow})::{wide}, "{column.name}"::{wide}) AS "{column.name}"'
+
+
+@value
+class Parts:
+    """What an ask puts into `spend.sql` or `calls.sql`, and its parameters."""
+
+    groups: str
+    bucket: str
+    joins: str
+    where: str
+    parameters: dict[str, Any]
+
+    def fill(self, text: str) -> str:
+        """The finished query."""
+        return text.format(groups=self.groups, bucket=self.bucket, joins=self.joins, where=self.where)
+
+
+def parts_of(ask: SpendAsk, *, of_calls: bool, unsummed: Iterable[str]) -> Parts:
+    """An ask as SQL.
+
+    unsummed: types of scopes that no sums are kept of; asks by these go to the records themselves.
+
+    Raises:
+        InvalidInput: a dimension is not known.
+    """
+    dimensions = CALL_DIMENSIONS if of_calls else CHARGE_DIMENSIONS
+    named = [*ask.group_by, *(f.dimension for f in ask.filters)]
+    for name in named:
+        check_dimension(name, dimensions)
+    single = set(unsummed)
+    interval = ask.interval
+    first_ms = -(-interval.start_ms // SLOT_MS) * SLOT_MS
+    last_ms = max(first_ms, interval.end_ms // SLOT_MS * SLOT_MS)
+    if single.intersection(named) or first_ms > interval.end_ms:
+        first_ms = last_ms = interval.end_ms
+    parameters: dict[str, Any] = {
+        "start_ms": interval.start_ms,
+        "end_ms": interval.end_ms,
+        "first_ms": first_ms,
+        "last_ms": last_ms,
+    }
+    groups, joins = [], []
+    for n, name in enumerate(ask.group_by):
+        if name in dimensions:
+            groups.append(f"{name}::VARCHAR AS g{n}, ")
+        elif name in single:
+            groups.append(f"{_single(name, of_calls)} AS g{n}, ")
+        else:
+            groups.append(f"p{n}.key AS g{n}, ")
+            table = "called" if of_calls else "spent"
+            joins.append(f"LEFT JOIN paths AS p{n} ON p{n}.path = {table}.path AND p{n}.type = '{name}'")
+    where = ["true"]
+    for n, condition in enumerate(ask.filters):
+        text = _condition(n, condition, dimensions, single, of_calls)
+        where.append(text)
+        parameters[f"f{n}"] = [v for v in condition.values if v is not None]
+    return Parts("".join(groups), _bucket(ask, parameters), " ".join(joins), " AND ".join(where), parameters)
+
+
+def conditions_on_calls(filters: Sequence[Filter]) -> tuple[str, dict[str, Any]]:
+    """Filters on single calls, and their parameters.
+
+    Raises:
+        InvalidInput: a dimension is not known.
+    """
+    where, parameters = ["true"], {}
+    for n, wanted in enumerate(filters):
+        check_dimension(wanted.dimension, CALL_DIMENSIONS)
+        column = _CALL_COLUMNS.get(wanted.dimension) or _single(wanted.dimension, of_calls=True)
+        where.append(_one_of(n, f"{column}::VARCHAR", wanted))
+        parameters[f"f{n}"] = [v for v in wanted.values if v is not None]
+    return " AND ".join(where), parameters
+
+
+_CALL_COLUMNS = {name: name for name in CALL_DIMENSIONS} | {"model": "model_served", "agent": "agent", "team": "team"}
+
+
+def check_dimension(name: str, dimensions: Sequence[str]) -> None:
+    """A dimension, or what may be a type of scope.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if name not in dimensions and not _SCOPE_TYPE.fullmatch(name):
+        raise InvalidInput("groupBy", f"must be one of {', '.join(dimensions)} or a type of scope, not {name!r}")
+
+
+def _condition(n: int, wanted: Filter, dimensions: Sequence[str], single: set[str], of_calls: bool) -> str:
+    """``$f<n>`` is the list of values."""
+    name = wanted.dimension
+    if name in dimensions:
+        column = f"{name}::VARCHAR"
+    elif name in single:
+        column = _single(name, of_calls)
+    else:
+        table = "called" if of_calls else "spent"
+        of_type = f"SELECT 1 FROM paths AS q WHERE q.path = {table}.path AND q.type = '{name}'"
+        some = f"EXISTS ({of_type} AND list_contains($f{n}::VARCHAR[], q.key))"
+        return f"({some} OR NOT EXISTS ({of_type}))" if None in wanted.values else some
+    return _one_of(n, column, wanted)
+
+
+def _one_of(n: int, column: str, wanted: Filter) -> str:
+    some = f"list_contains($f{n}::VARCHAR[], {column})"
+    return f"({some} OR {column} IS NULL)" if None in wanted.values else some
+
+
+def _single(scope_type: str, of_calls: bool) -> str:
+    if of_calls:
+        return f"list_extract(list_filter(scopes, s -> starts_with(s, '{scope_type}:')), 1)[{len(scope_type) + 2}:]"
+    return f"json_extract_string(tags, '$.\"{scope_type}\"')"
+
+
+def _bucket(ask: SpendAsk, parameters: dict[str, Any]) -> str:
+    if ask.bucket is None:
+        return "NULL::BIGINT"
+    parameters["zone"] = ask.zone
+    local = "make_timestamp_ms(slot_ms) AT TIME ZONE 'UTC' AT TIME ZONE $zone"
+    return f"epoch_ms(date_trunc('{ask.bucket}', {local}) AT TIME ZONE $zone)"

@@ -1,0 +1,329 @@
+"""The ledger in DuckDB, in a file of one process: the embedded engine.
+
+Failure policy: a batch is one transaction together with the position that it leads to; after a crash at any moment the
+file opens with the batch or without it. One process owns the file; another is told so (`ConfigError`).
+"""
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import orjson
+
+from core.errors import ConfigError
+from ledger.duckdb_sql import (
+    SLOT_MS,
+    charge_definitions,
+    conditions_on_calls,
+    parts_of,
+    sql,
+    staged_charge_types,
+    staged_charges,
+)
+from ledger.model import Batch, CallRow, EventRow, Position
+from ledger.ports import AccountPoint, CallsAsk, CallsRow, Interval, SpendAsk, SpendRow, StateChange
+from ledger.scopes import UNSUMMED, keys_of
+
+LAYOUT = 1
+_PAGE = 10_000
+_CALL_FIELDS = ", ".join(f.name for f in fields(CallRow))
+_EVENT_FIELDS = ", ".join(f.name for f in fields(EventRow))
+
+
+class DuckDbLedger:
+    """A `LedgerStore` in the file `path`.
+
+    new_id: the ledger's id, if it is made now. memory_mib: what DuckDB may use.
+    Methods may be called from several threads; writing is for one at a time.
+    """
+
+    def __init__(self, path: Path, *, new_id: str, memory_mib: int = 1024) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # A checkpoint of every batch, which is what DuckDB does to large ones by default, would triple its price.
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{memory_mib}MiB",
+            "threads": 2,
+            "checkpoint_threshold": "256MiB",
+        }
+        try:
+            self._db = duckdb.connect(str(path), config=config)
+        except duckdb.IOException as error:
+            raise ConfigError(f"the ledger {path} can't be opened; does another process own it? {error}") from None
+        self._path = path
+        self._spool = tempfile.TemporaryDirectory(prefix="spool-", dir=path.parent)
+        self._writing = threading.Lock()
+        self._make(new_id)
+        self._types = {"events": self._types_of("events", EventRow), "calls": self._types_of("calls", CallRow)}
+        self._types["charges"] = staged_charge_types()
+        self._known_paths = {row[0] for row in self._rows("SELECT DISTINCT path FROM paths")}
+
+    def _make(self, new_id: str) -> None:
+        self._db.execute(sql("schema").format(charges=charge_definitions()))
+        found = self._rows("SELECT layout FROM ledger")
+        if not found:
+            self._db.execute("INSERT INTO ledger VALUES (?, ?, '', 0, '', '')", [new_id, LAYOUT])
+        elif found[0][0] != LAYOUT:
+            raise ConfigError(f"the ledger {self._path} has layout {found[0][0]}; this version writes {LAYOUT}")
+
+    def _types_of(self, table: str, row: type[EventRow] | type[CallRow]) -> dict[str, str]:
+        """The columns of a table that the fields of a row fill, with their types."""
+        columns = dict(self._rows("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?", [table]))
+        return {field.name: columns[field.name] for field in fields(row)}
+
+    def id(self) -> str:
+        """The ledger's own id."""
+        found: str = self._rows("SELECT id FROM ledger")[0][0]
+        return found
+
+    def position(self) -> Position:
+        """The newest event in it."""
+        return Position(*self._rows("SELECT epoch, sequence, event_id, refusal_id FROM ledger")[0])
+
+    def append(self, batch: Batch) -> int:
+        """Add a batch in one transaction; how many of its events were new."""
+        with self._writing:
+            staged = self._stage("events", batch.events)
+            known = self._known(batch, staged)
+            if known:
+                batch = _without(batch, known)
+                staged = self._stage("events", batch.events)
+            era = self._era(batch.position.epoch)
+            self._new_paths: set[str] = set()
+            with _transaction(self._db) as db:
+                if batch.events:
+                    db.execute(
+                        "INSERT INTO eras SELECT $epoch, $era WHERE $epoch NOT IN (SELECT epoch FROM eras)",
+                        {"epoch": batch.position.epoch, "era": era},
+                    )
+                    db.execute(f"INSERT INTO events BY NAME SELECT *, {era} AS era FROM {self._read(staged, 'events')}")
+                self._add_paths(db, batch)
+                self._add_postings(db, batch)
+                self._add_calls(db, batch)
+                self._add_charges(db, batch)
+                p = batch.position
+                db.execute(
+                    "UPDATE ledger SET epoch = ?, sequence = ?, event_id = ?, refusal_id = ?",
+                    [p.epoch, p.sequence, p.event_id, p.refusal_id],
+                )
+            self._known_paths |= self._new_paths
+            return len(batch.events)
+
+    def _era(self, epoch: str) -> int:
+        """The number of an epoch, in the order in which they came."""
+        found = dict(self._rows("SELECT epoch, era FROM eras"))
+        return found.get(epoch) or len(found) + 1
+
+    def _known(self, batch: Batch, staged: Path) -> set[str]:
+        """Identities of events that are in the ledger already: after a rebuild, or if a batch is repeated."""
+        known: set[str] = set()
+        if batch.events:
+            times = [e.at_ms for e in batch.events]
+            found = self._rows(
+                "SELECT identity FROM events SEMI JOIN "
+                f"(SELECT identity FROM {self._read(staged, 'events')}) USING (identity) "
+                "WHERE at_ms BETWEEN ? AND ?",
+                [min(times), max(times)],
+            )
+            known.update(row[0] for row in found)
+        refused = [c for c in batch.calls if c.kind == "refusal"]
+        if refused:
+            times = [c.at_ms for c in refused]
+            found = self._rows(
+                "SELECT identity FROM calls WHERE kind = 'refusal' AND at_ms BETWEEN ? AND ? "
+                "AND list_contains(?::VARCHAR[], identity)",
+                [min(times), max(times), [c.identity for c in refused]],
+            )
+            known.update(row[0] for row in found)
+        return known
+
+    def _add_postings(self, db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+        sums: dict[tuple[int, str], int] = {}
+        for posting in batch.postings:
+            key = (posting.at_ms // SLOT_MS * SLOT_MS, posting.account_id)
+            sums[key] = sums.get(key, 0) + posting.posted_nano
+        if sums:
+            db.execute(
+                "INSERT INTO account_slots SELECT unnest(?::BIGINT[]), unnest(?::VARCHAR[]), unnest(?::BIGINT[])",
+                [[k[0] for k in sums], [k[1] for k in sums], list(sums.values())],
+            )
+
+    def _add_calls(self, db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+        if not batch.calls:
+            return
+        staged = self._stage("calls", batch.calls)
+        db.execute(f"CREATE OR REPLACE TEMP TABLE new_calls AS SELECT * FROM {self._read(staged, 'calls')}")
+        db.execute("INSERT INTO calls BY NAME SELECT * FROM new_calls")
+        db.execute(sql("add_call_slots"))
+
+    def _add_charges(self, db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+        if not batch.charges:
+            return
+        groups = [group.common | {"path": group.path, "rows": group.rows} for group in batch.charges]
+        staged = self._stage("charges", groups)
+        db.execute(f"CREATE OR REPLACE TEMP TABLE new_charges AS {staged_charges(self._read(staged, 'charges'))}")
+        db.execute("INSERT INTO charges BY NAME SELECT * FROM new_charges")
+        db.execute(sql("add_spend_slots"))
+
+    def _add_paths(self, db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+        new = {c.path for c in batch.calls} | {c.path for c in batch.charges} - self._known_paths
+        keys = [(path, kind, key) for path in new for kind, key in keys_of(path)]
+        if keys:
+            paths, types, names = zip(*keys, strict=True)
+            db.execute(sql("add_paths"), {"paths": paths, "types": types, "keys": names})
+        self._new_paths |= new
+
+    def spend(self, ask: SpendAsk) -> list[SpendRow]:
+        """From cost records; unsorted."""
+        parts = parts_of(ask, of_calls=False, unsummed=UNSUMMED)
+        groups = len(ask.group_by)
+        return [
+            SpendRow(tuple(row[:groups]), *row[groups:])
+            for row in self._rows(parts.fill(sql("spend")), parts.parameters)
+        ]
+
+    def calls(self, ask: SpendAsk) -> list[CallsRow]:
+        """From the rows about calls; unsorted."""
+        parts = parts_of(ask, of_calls=True, unsummed=UNSUMMED)
+        groups = len(ask.group_by)
+        return [
+            CallsRow(tuple(row[:groups]), *row[groups:])
+            for row in self._rows(parts.fill(sql("calls")), parts.parameters)
+        ]
+
+    def call_list(self, ask: CallsAsk) -> list[CallRow]:
+        """Single calls, newest first."""
+        where, parameters = conditions_on_calls(ask.filters)
+        parameters |= {"start_ms": ask.interval.start_ms, "end_ms": ask.interval.end_ms, "count": ask.limit}
+        if ask.before:
+            parameters |= {"before_ms": ask.before[0], "before": ask.before[1]}
+            where += " AND (at_ms, identity) < ($before_ms, $before)"
+        found = self._rows(
+            f"SELECT {_CALL_FIELDS} FROM calls WHERE at_ms >= $start_ms AND at_ms < $end_ms AND {where} "
+            "ORDER BY at_ms DESC, identity DESC LIMIT $count",
+            parameters,
+        )
+        return [CallRow(*row) for row in found]
+
+    def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:
+        """All that is known of one request, oldest first."""
+        calls = self._rows(f"SELECT {_CALL_FIELDS} FROM calls WHERE request_id = ? ORDER BY at_ms", [request_id])
+        holds = [row[5] for row in calls]
+        events = self._rows(
+            f"SELECT {_EVENT_FIELDS} FROM events WHERE request_id = ? OR list_contains(?::VARCHAR[], hold_id) "
+            "ORDER BY era, sequence",
+            [request_id, holds],
+        )
+        return [CallRow(*row) for row in calls], [EventRow(*row) for row in events]
+
+    def postings(self, account_ids: Sequence[str] | None, interval: Interval | None = None) -> list[AccountPoint]:
+        """Sums by account and slot; None: of all accounts, of all time."""
+        interval = interval or Interval(0, 2**62)
+        found = self._rows(
+            "SELECT account_id, slot_ms, sum(posted_nano)::BIGINT FROM account_slots "
+            "WHERE slot_ms >= $start AND slot_ms < $end AND ($all OR list_contains($ids::VARCHAR[], account_id)) "
+            "GROUP BY ALL ORDER BY slot_ms",
+            {
+                "start": interval.start_ms,
+                "end": interval.end_ms,
+                "all": account_ids is None,
+                "ids": list(account_ids or ()),
+            },
+        )
+        return [AccountPoint(*row) for row in found]
+
+    def state_changes(self, interval: Interval, account_ids: Sequence[str] | None, limit: int) -> list[StateChange]:
+        """Newest first."""
+        found = self._rows(
+            sql("states"),
+            {
+                "start": interval.start_ms,
+                "end": interval.end_ms,
+                "all": account_ids is None,
+                "ids": list(account_ids or ()),
+                "count": limit,
+            },
+        )
+        return [StateChange(*row) for row in found]
+
+    def events(self, after: Position) -> Iterator[EventRow]:
+        """Every event after a position, in the order in which they were added."""
+        era, sequence = self._era(after.epoch) if after.epoch else 0, after.sequence
+        while True:
+            page = self._rows(
+                f"SELECT {_EVENT_FIELDS}, era FROM events WHERE (era, sequence) > (?, ?) "
+                f"ORDER BY era, sequence LIMIT {_PAGE}",
+                [era, sequence],
+            )
+            if not page:
+                return
+            sequence, era = page[-1][3], page[-1][-1]
+            yield from (EventRow(*row[:-1]) for row in page)
+
+    def facts(self) -> dict[str, Any]:
+        """Engine, version, rows by table, size in bytes, newest event's time."""
+        tables = ("events", "calls", "charges", "spend_slots", "call_slots", "account_slots")
+        rows = {t: self._rows(f"SELECT count(*) FROM {t}")[0][0] for t in tables}
+        newest = self._rows("SELECT max(at_ms) FROM events")[0][0]
+        size = self._path.stat().st_size
+        return {"engine": "duckdb", "version": duckdb.__version__, "rows": rows, "bytes": size, "newestMs": newest}
+
+    def compact(self, *, keep_events_from_ms: int | None, keep_calls_from_ms: int | None) -> None:
+        """Merge sums, and forget events and calls from before; cost records and sums stay."""
+        with self._writing:
+            for name in ("compact_spend", "compact_calls", "compact_accounts"):
+                with _transaction(self._db) as db:
+                    db.execute(sql(name))
+            for table, from_ms in (("events", keep_events_from_ms), ("calls", keep_calls_from_ms)):
+                if from_ms is not None:
+                    self._db.execute(f"DELETE FROM {table} WHERE at_ms < ?", [from_ms])
+            self._db.execute("CHECKPOINT")
+
+    def copy(self, query: str, parameters: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+        """A query's result, to be read in pieces; for exports."""
+        return self._db.cursor().execute(query, parameters)
+
+    def close(self) -> None:
+        """Give the file free."""
+        self._db.close()
+        self._spool.cleanup()
+
+    def _rows(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> list[Any]:
+        with self._db.cursor() as cursor:  # one per thread
+            return cursor.execute(query, parameters).fetchall()
+
+    def _stage(self, name: str, rows: Iterable[Any]) -> Path:
+        path = Path(self._spool.name) / f"{name}.ndjson"
+        path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+        return path
+
+    def _read(self, path: Path, table: str) -> str:
+        """A staged file as the rows of a table; what a line leaves out is null."""
+        types = self._types[table]
+        return f"read_json('{path}', format='newline_delimited', columns={types}, maximum_object_size=67108864)"
+
+
+def _without(batch: Batch, known: set[str]) -> Batch:
+    """The batch less what comes of these events."""
+    return replace(
+        batch,
+        events=[e for e in batch.events if e.identity not in known],
+        postings=[p for p in batch.postings if p.identity not in known],
+        calls=[c for c in batch.calls if c.identity not in known],
+        charges=[c for c in batch.charges if c.identity not in known],
+    )
+
+
+@contextlib.contextmanager
+def _transaction(db: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    db.execute("BEGIN")
+    try:
+        yield db
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")

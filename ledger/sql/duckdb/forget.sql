@@ -1,0 +1,1 @@
+DELETE FROM {table} WHERE at_ms < $before_ms

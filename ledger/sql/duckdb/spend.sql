@@ -1,0 +1,18 @@
+-- Sums of whole slots, and of the records themselves for the parts of a slot at both ends of the interval.
+WITH spent AS (
+    SELECT slot_ms, path, provider, service, category, meter, model, model_requested, basis, source, cost, list_cost,
+        quantity, NULL AS tags
+    FROM spend_slots
+    WHERE slot_ms >= $first_ms AND slot_ms < $last_ms
+    UNION ALL
+    SELECT epoch_ms("ChargePeriodStart"), path, "ServiceProviderName", "ServiceName", "ServiceCategory", "SkuMeter",
+        "x_ModelServed", "x_ModelRequested", "x_CostBasis", "x_CostSource", "EffectiveCost" + "x_RoundingCost",
+        "ListCost", coalesce("ConsumedQuantity", 0), "Tags"
+    FROM charges
+    WHERE ("ChargePeriodStart" >= make_timestamp_ms($start_ms) AND "ChargePeriodStart" < make_timestamp_ms($first_ms))
+        OR ("ChargePeriodStart" >= make_timestamp_ms($last_ms) AND "ChargePeriodStart" < make_timestamp_ms($end_ms))
+)
+SELECT {groups} {bucket} AS bucket_ms, sum(cost), sum(list_cost), sum(quantity)
+FROM spent {joins}
+WHERE {where}
+GROUP BY ALL
