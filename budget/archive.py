@@ -11,11 +11,13 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from budget.sealed import seal, unseal
+from budget.summary import Summary
 from core.errors import ConfigError
 
 _TAIL_BYTES = 1 << 20
@@ -33,6 +35,7 @@ class Entry:
 class Archive:
     """The archive in `folder`.
 
+    reader: its name among the stream's readers (`budget.readers`).
     epoch: the memory that the events are of; None: of none yet.
     last: the newest event; None: there is none.
     """
@@ -48,6 +51,7 @@ class Archive:
             os.close(self._lock)
             raise BlockingIOError(f"another process keeps {folder}") from None
         self._file = self._open()
+        self.reader = f"archive:{_kept_text(folder / 'reader', lambda: uuid.uuid4().hex)}"
         name = folder / "epoch"
         self.epoch = name.read_text().strip() if name.exists() else None
         self.last = self._read_last()
@@ -114,6 +118,41 @@ class Archive:
         self._file = self._open()
         self.last = self._read_last()
 
+    def compact(self, before_ms: int, now_ms: int) -> int:
+        """Put what the events from before an instant come to in their place; how many bytes that saved.
+
+        before_ms: no hold that ended before it is remembered anywhere. now_ms: accounts not kept any more are left out.
+
+        Raises:
+            ConfigError: a line is damaged; the archive is as it was.
+        """
+        summary, end = Summary("", 0), 0
+        for entry in self.entries():
+            if int(entry.fields["at_ms"]) >= before_ms:
+                break
+            summary.add(entry.id, entry.fields)
+            end = entry.end
+        if not end:
+            return 0
+        summary.forget_accounts(now_ms)
+        size, draft = os.fstat(self._file).st_size, self._folder / "events.new"
+        with self._path.open("rb") as old, draft.open("wb") as new:
+            new.writelines(_line(*event) for event in summary.events())
+            old.seek(end)
+            shutil.copyfileobj(old, new, _TAIL_BYTES)
+            new.flush()
+            os.fsync(new.fileno())
+        os.close(self._file)
+        draft.replace(self._path)
+        self._file = self._open()
+        self.last = self._read_last()
+        return size - os.fstat(self._file).st_size
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return os.fstat(self._file).st_size
+
     def close(self) -> None:
         """Give the archive free."""
         os.close(self._file)
@@ -145,6 +184,15 @@ def _write(file: int, data: bytes) -> None:
     while view:
         view = view[os.write(file, view) :]
     os.fsync(file)
+
+
+def _kept_text(path: Path, made: Callable[[], str]) -> str:
+    """What a file says; what was made now, if there is none."""
+    if not path.exists():
+        draft = path.with_suffix(".new")
+        draft.write_text(made() + "\n")
+        draft.replace(path)
+    return path.read_text().strip()
 
 
 def _line(event_id: str, fields: dict[str, str]) -> bytes:

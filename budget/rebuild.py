@@ -22,6 +22,7 @@ from budget.link import REBUILDING
 from budget.model import Basis, Resolution, ResolveMode
 from budget.ports import OpenHold
 from budget.redis_store import RedisBudgetStore
+from budget.verify import event_order
 from core.ids import derived_id
 
 log = logging.getLogger("spendgate.budget")
@@ -73,6 +74,7 @@ class Rebuild:
     keep_ms: int
     lease_ms: int
     now_ms: Callable[[], int]
+    _trimmed: str = ""
 
     async def run(self, why: str, new_epoch: str) -> int:
         """Rebuild; how many events were lost.
@@ -103,6 +105,7 @@ class Rebuild:
 
     async def _fork(self) -> Entry | None:
         """The last archived event that the store has; it has all before it, because both are in order."""
+        self._trimmed = (await self.store.trimmed()).id
         fork, entries = None, self.archive.entries()
         while page := list(islice(entries, _PAGE)):
             if await self._has(page[-1]):
@@ -115,8 +118,7 @@ class Rebuild:
         return fork
 
     async def _has(self, entry: Entry) -> bool:
-        found = await self.store.events(entry.id, 1)
-        return bool(found) and found[0] == (entry.id, entry.fields)
+        return await has(self.store, entry, self._trimmed)
 
     def _survey(self, fork: Entry | None, horizon_ms: int) -> Lost:
         lost = Lost(start=fork.end if fork else 0, whole=fork is None)
@@ -128,7 +130,7 @@ class Rebuild:
                 lost.terms[fields["account"]] = fields
             elif kind == "document":
                 lost.documents[fields["id"]] = fields
-                lost.version = int(fields["version"])
+                lost.version = max(lost.version, int(fields["version"]))
             elif lost.whole and kind == "hold":
                 if recent:
                     lost.single.add(fields["hold"])
@@ -213,7 +215,7 @@ class Rebuild:
             )
 
     async def _after(self, fork: Entry | None) -> AsyncIterator[tuple[str, dict[str, str]]]:
-        after = f"({fork.id}" if fork else "-"
+        after = f"({max(fork.id, self._trimmed, key=event_order)}" if fork else "-"
         while page := await self.store.events(after, _PAGE):
             for row in page:
                 yield row
@@ -225,6 +227,20 @@ class Rebuild:
 
     def _kept_ids(self, account_ids: Sequence[str], lost: Lost) -> tuple[str, ...]:
         return tuple(a for a in account_ids if self._is_kept(lost.terms.get(a)))
+
+
+async def has(store: RedisBudgetStore, entry: Entry, trimmed_id: str) -> bool:
+    """Whether a store has an archived event, or has had it and trimmed it.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    if event_order(entry.id) <= event_order(trimmed_id):
+        return True
+    found = await store.events(entry.id, 1)
+    if "summary" in entry.fields:  # it stands for events up to one of this id
+        return bool(found) and found[0][0] == entry.id
+    return found == [(entry.id, entry.fields)]
 
 
 def _sum_up(lost: Lost, fields: dict[str, str], recent: bool) -> None:

@@ -9,7 +9,8 @@ Layout; every key carries the hash tag ``{namespace}``, so that all accounts of 
     sg:{ns}:a             zset   accounts by the end of their period
     sg:{ns}:hold:<id>     hash   status amount cost accounts …  kept `keep_ms` after its end
     sg:{ns}:leases        zset   open holds by the end of their lease (store's clock)
-    sg:{ns}:events        stream holds, money, terms, states, documents, in order; only the ledger trims it
+    sg:{ns}:events        stream holds, money, terms, states, documents, in order; see `budget.readers`
+    sg:{ns}:trimmed       hash   what its events came to that are gone; sg:{ns}:trimmed:holds, set: of them still open
     sg:{ns}:epoch         hash   id seq doubt opens archived was:<id> …  see lua/epoch.lua
     sg:{ns}:refusals      stream the last 100,000 or so refusals
     sg:{ns}:version, :documents, :changed   the snapshot of budgets and keys
@@ -45,6 +46,7 @@ from budget.ports import (
     OpenHold,
 )
 from budget.script import Script
+from budget.verify import Trimmed
 from core.errors import Conflict, InvalidInput, StoreLost, StoreUnavailable
 
 _SKEW = str(MAX_CLOCK_SKEW_MS)
@@ -253,6 +255,19 @@ class RedisBudgetStore:
         for stream_id, fields in rows:
             out.append((stream_id.decode(), {k.decode(): v.decode() for k, v in fields.items()}))
         return out
+
+    async def trimmed(self) -> Trimmed:
+        """What came before the first event in the stream."""
+        while True:
+            rows = await self._command("HGETALL", self.key("trimmed"))
+            pairs = rows.items() if isinstance(rows, dict) else zip(rows[0::2], rows[1::2], strict=True)
+            found = {name.decode(): value.decode() for name, value in pairs}
+            if not found:
+                return Trimmed()
+            holds = await self._command("SMEMBERS", self.key("trimmed", "holds"))
+            if await self._command("HGET", self.key("trimmed"), "id") == found["id"].encode():  # none went meanwhile
+                spent = {name[2:]: int(nano) for name, nano in found.items() if name.startswith("a:")}
+                return Trimmed(found["id"], int(found["events"]), spent, frozenset(h.decode() for h in holds))
 
     async def check(self) -> ServerReport:
         """What the server is and how safely it keeps data; see `budget.connect.check_server`."""

@@ -10,7 +10,7 @@ The state moves while it is read. What does not add up is read again; only drift
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,7 +19,21 @@ from budget.ports import AccountBalance, OpenHold
 _TRIES = 5
 _PAUSE_S = 0.2
 _PAGE = 5_000
-_MONEY_EVENTS = frozenset({"settle", "void", "expire", "true_up", "post"})
+MONEY_EVENTS = frozenset({"settle", "void", "expire", "true_up", "post"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """What the events came to that are no longer in the stream.
+
+    id: of the last of them; "": none has gone. spent_nano: posted by them, per account.
+    open_holds: that began in them and did not end there.
+    """
+
+    id: str = ""
+    events: int = 0
+    spent_nano: Mapping[str, int] = field(default_factory=dict)
+    open_holds: frozenset[str] = frozenset()
 
 
 class LiveState(Protocol):
@@ -39,6 +53,10 @@ class LiveState(Protocol):
 
     async def events(self, after: str = "-", count: int = 1000) -> list[tuple[str, dict[str, str]]]:
         """Events from `after` on, oldest first."""
+        ...
+
+    async def trimmed(self) -> Trimmed:
+        """What came before the first of them."""
         ...
 
 
@@ -67,13 +85,14 @@ class Fold:
     """What the events say, as far as they have been read; who checks often keeps it, and only new events are read.
 
     spent_nano: per account. open_holds: began and not ended. wrong: releases of what was not held.
+    last: id of the last event read.
     """
 
     events: int = 0
     spent_nano: Counter[str] = field(default_factory=Counter)
     open_holds: set[str] = field(default_factory=set)
     wrong: list[Drift] = field(default_factory=list)
-    after: str = "-"
+    last: str = ""
 
     async def read(self, state: LiveState) -> None:
         """Everything up to now.
@@ -81,16 +100,27 @@ class Fold:
         Raises:
             StoreUnavailable: the events can't be read.
         """
-        while page := await state.events(self.after, _PAGE):
-            for event_id, event in page:
+        while True:
+            page = await state.events(f"({self.last}" if self.last else "-", _PAGE)
+            trimmed = await state.trimmed()
+            if event_order(trimmed.id) > event_order(self.last):  # some may have gone before they were read
+                self._begin(trimmed)
+                continue
+            for self.last, event in page:
                 self._add(event)
-                self.after = f"({event_id}"
             self.events += len(page)
+            if not page:
+                return
+
+    def _begin(self, trimmed: Trimmed) -> None:
+        self.events, self.last = trimmed.events, trimmed.id
+        self.spent_nano = Counter(trimmed.spent_nano)
+        self.open_holds = set(trimmed.open_holds)
 
     def _add(self, event: dict[str, str]) -> None:
         if event["type"] == "hold":
             self.open_holds.add(event["hold"])
-        if event["type"] not in _MONEY_EVENTS:
+        if event["type"] not in MONEY_EVENTS:
             return
         if event["before"] == "held":
             if event["hold"] in self.open_holds:
@@ -99,6 +129,12 @@ class Fold:
                 self.wrong.append(Drift("a hold that is open is released, once", event["hold"], 1, 2))
         for account in event["accounts"].split("\n"):
             self.spent_nano[account] += int(event["delta_nano"])
+
+
+def event_order(event_id: str) -> tuple[int, int]:
+    """Ids of events in their order; "" is before all."""
+    ms, _, number = event_id.partition("-")
+    return int(ms or 0), int(number or 0)
 
 
 async def verify(state: LiveState, fold: Fold | None = None) -> Verification:

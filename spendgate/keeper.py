@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from budget.archive import Archive
 from budget.connect import connect
 from budget.ports import Continuity
-from budget.rebuild import Rebuild
+from budget.readers import Readers
+from budget.rebuild import Rebuild, has
 from budget.redis_store import RedisBudgetStore
+from budget.summary import summary_of_trimmed
 from core.clock import Clock
 from core.errors import ConfigError, StoreLost, StoreUnavailable
 from core.ids import Ids
@@ -29,6 +31,8 @@ log = logging.getLogger("spendgate")
 _TURN_S = 0.2
 _AFTER_FAILURE_S = 2.0
 _PAGE = 1_000
+#: The archive's size at which it is compacted for the first time.
+_COMPACT_AT_BYTES = 256 << 20
 
 
 @dataclass(slots=True)
@@ -46,6 +50,12 @@ class Keeper:
     store: RedisBudgetStore
     archive: Archive | None
     follows: bool
+    _compact_at_bytes: int = _COMPACT_AT_BYTES
+
+    @property
+    def readers(self) -> Readers:
+        """Where it says how far it has come."""
+        return Readers(self.store)
 
     @classmethod
     def open(cls, settings: Settings, redis_url: str, clock: Clock, ids: Ids) -> "Keeper":
@@ -79,6 +89,8 @@ class Keeper:
         if why:
             await self._rebuild(why, archive)
         elif found.epoch:
+            if archive.last is None and (await self.store.trimmed()).id:
+                archive.append((await summary_of_trimmed(self.store)).events())
             archive.enter(found.epoch)
 
     async def run(self) -> None:
@@ -124,6 +136,9 @@ class Keeper:
         metrics.archive_lag.set(max(0, found.sequence - archive.sequence))
         if rows or found.archived != archive.sequence:
             await self.store.archived(archive.sequence)
+            await self.readers.mark(archive.reader, archive.last.id if archive.last else "")
+        elif archive.size_bytes > self._compact_at_bytes:
+            await asyncio.to_thread(self._compact, archive)
         return len(rows) == _PAGE
 
     async def _why_rebuild(self, found: Continuity, archive: Archive) -> str | None:
@@ -146,8 +161,15 @@ class Keeper:
         last = archive.last
         if found.sequence < archive.sequence:
             return f"it went back from event {archive.sequence} to {found.sequence}"
-        rows = await self.store.events(last.id, 1)
-        return None if rows == [(last.id, last.fields)] else f"it has not the archived event {last.id}"
+        if await has(self.store, last, (await self.store.trimmed()).id):
+            return None
+        return f"it has not the archived event {last.id}"
+
+    def _compact(self, archive: Archive) -> None:
+        now_ms = self.clock.now_ms()
+        saved = archive.compact(now_ms - 2 * self.settings.keep_holds_s * 1000, now_ms)
+        log.info("the copy of the store's events was compacted: %d bytes saved", saved)
+        self._compact_at_bytes = max(_COMPACT_AT_BYTES, 2 * archive.size_bytes)
 
     async def _rebuild(self, why: str, archive: Archive) -> None:
         settings = self.settings

@@ -7,6 +7,7 @@ import pytest
 
 from budget.connect import connect
 from budget.embedded import EmbeddedValkey
+from budget.readers import Readers
 from budget.redis_store import RedisBudgetStore
 from core.clock import SystemClock
 from core.errors import ConfigError, StoreLost
@@ -98,3 +99,27 @@ async def test_other_books_stop_the_start(server: EmbeddedValkey, store: RedisBu
         await second.begin()
     assert (await store.look()).doubt is None
     await second.close()
+
+
+async def test_what_it_has_may_go_and_a_newcomer_begins_with_a_summary(
+    server: EmbeddedValkey, store: RedisBudgetStore, tmp_path: Path
+):
+    keeping = keeper(server, tmp_path / "a")
+    await keeping.begin()
+    await held(store, "h1", 30, terms())
+    await held(store, "h2", 30, terms())
+    await keeping._turn(keeping.archive)  # type: ignore[arg-type]
+    readers = Readers(store)
+    assert await readers.trim(2**52) == 2, "all but the last"
+    await keeping._turn(keeping.archive)  # type: ignore[arg-type]
+    newcomer = keeper(server, tmp_path / "b")
+    await newcomer.begin()
+    await newcomer._turn(newcomer.archive)  # type: ignore[arg-type]
+    assert newcomer.archive and [e.fields["type"] for e in newcomer.archive.entries()] == [
+        *("terms", "hold", "summary"),
+        "hold",
+    ]
+    for one in (keeping, newcomer):
+        assert await one._why_rebuild(await store.look(), one.archive) is None  # type: ignore[arg-type]
+        await one.close()
+    assert len(await readers.all()) == 2
