@@ -140,11 +140,11 @@ async def test_a_full_server_admits_nothing_and_still_settles(
 
 @pytest.mark.parametrize("script", sorted(files("budget").joinpath("lua").iterdir(), key=str), ids=lambda p: p.name)
 def test_a_full_server_knows_before_the_first_write_what_a_script_may(script: Path) -> None:
-    """Only of a script that declares its engine does a server know that; what ends a hold may use the last memory."""
+    """Only of a script that declares its engine does a server know that; what ends a hold, or frees memory, may use the last."""
     if script.name == "epoch.lua":
         return  # a part of the others
-    ends_a_hold = script.name in ("resolve.lua", "extend.lua", "restore.lua", "agree.lua")
-    assert script.read_text().startswith("#!lua flags=allow-oom\n" if ends_a_hold else "#!lua\n")
+    needs_it = script.name in ("resolve.lua", "extend.lua", "restore.lua", "agree.lua", "trim.lua")
+    assert script.read_text().startswith("#!lua flags=allow-oom\n" if needs_it else "#!lua\n")
 
 
 async def test_a_replica_admits_nothing_and_keeps_all(server: RunningServer, broken_store: RedisBudgetStore) -> None:
