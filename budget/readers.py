@@ -90,6 +90,15 @@ class Readers:
         for start in range(0, len(event_ids), _ACKS):
             await _answered(self._client.xack(self.store.key("events"), name, *event_ids[start : start + _ACKS]))
 
+    async def refusals(self, after: str, count: int) -> Events:
+        """Refusals behind one ("": from the first that is kept), oldest first: they are a stream of their own.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        first = f"({after}" if after else "-"
+        return _decoded(await _answered(self._client.xrange(self.store.key("refusals"), first, "+", count)))
+
     async def forget(self, name: str) -> bool:
         """A reader will not come back; whether there was one.
 
@@ -210,4 +219,8 @@ def _rows(reply: Any) -> Events:
     if not reply:
         return []
     rows = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
+    return _decoded(rows)
+
+
+def _decoded(rows: Any) -> Events:
     return [(i.decode(), {k.decode(): v.decode() for k, v in fields.items()}) for i, fields in rows]

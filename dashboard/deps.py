@@ -9,6 +9,7 @@ from budget.ports import BudgetStore, Documents
 from core.clock import Clock
 from core.ids import Ids
 from core.keys import KeyRing
+from ledger.ports import LedgerReader
 from routing.model import Routes
 from telemetry.prices import PriceBook
 
@@ -27,6 +28,7 @@ class Deps:
 
     book, keys: this worker's copies of the snapshot; read, never written here.
     refresh: reads the snapshot again into `book` and `keys`, so that a writer sees its own change.
+    ledger: what was; None where it is switched off.
     """
 
     store: LiveState
@@ -38,3 +40,4 @@ class Deps:
     clock: Clock
     ids: Ids
     refresh: Callable[[], Awaitable[None]]
+    ledger: LedgerReader | None = None

@@ -36,6 +36,8 @@ from routing.adapters.registry import Upstreams
 from routing.health import Health
 from spendgate import __version__
 from spendgate.catalog import load_catalog, smallest_call_nano
+from spendgate.ledger_client import LedgerClient
+from spendgate.open_ledger import OFF
 from spendgate.settings import Role, Settings
 from spendgate.snapshot import Snapshot
 from spendgate.tasks import stop_all
@@ -191,7 +193,8 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     rest = _fastapi(worker.running)
     rest.include_router(create_router(hot, webhook, routes, worker.readiness))
     if settings.role is not Role.GATEWAY:
-        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh)
+        ledger = LedgerClient(settings.data_dir, settings.namespace) if settings.ledger != OFF else None
+        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger)
         rest.include_router(create_dashboard(deps))
     if settings.role is Role.CONTROL:
         return worker, rest

@@ -126,6 +126,23 @@ class Settings(BaseSettings):
         int, _env("SPENDGATE_KEEP_HOLDS_S", "seconds that an ended hold is remembered", ge=3600)
     ] = 86_400
 
+    ledger: Annotated[
+        str, _env("SPENDGATE_LEDGER", "embedded (DuckDB in the data folder), off, or a ClickHouse URL")
+    ] = "embedded"
+    ledger_memory_mib: Annotated[
+        int, _env("SPENDGATE_LEDGER_MEMORY_MIB", "embedded ledger: memory that it may use, MiB", ge=128)
+    ] = 1024
+    ledger_keep_events_days: Annotated[
+        int, _env("SPENDGATE_LEDGER_KEEP_EVENTS_DAYS", "days that the ledger keeps raw events", ge=1)
+    ] = 90
+    ledger_keep_calls_days: Annotated[
+        int, _env("SPENDGATE_LEDGER_KEEP_CALLS_DAYS", "days that it keeps single calls; sums and costs stay", ge=1)
+    ] = 400
+    stream_keep_s: Annotated[
+        float,
+        _env("SPENDGATE_STREAM_KEEP_S", "seconds that the store keeps events that are in the ledger already", ge=10),
+    ] = 600.0
+
     verify_every_s: Annotated[
         float, _env("SPENDGATE_VERIFY_EVERY_S", "seconds between two verifications of the books; 0: never", ge=0)
     ] = 60.0

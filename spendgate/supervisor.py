@@ -32,6 +32,7 @@ from core.ids import RandomIds
 from spendgate.banner import banner
 from spendgate.bootstrap import Prepared, prepare
 from spendgate.catalog import SIMULATED
+from spendgate.open_ledger import OFF
 from spendgate.settings import Role, Settings
 from spendgate.tasks import stop_all
 
@@ -163,6 +164,8 @@ class Supervisor:
             asyncio.create_task(self._keep_worker(environment, listener.fileno(), parent_fd))
             for _ in range(self.settings.workers)
         ]
+        if self.settings.ledger != OFF and self.settings.role is not Role.GATEWAY:
+            keepers.append(asyncio.create_task(self._keep_ledger(environment, parent_fd)))
         if self.embedded is not None:
             keepers.append(asyncio.create_task(self._keep_store()))
         jobs = [asyncio.create_task(self._announce(port, environment, prepared))]
@@ -177,13 +180,31 @@ class Supervisor:
             listener.close()
 
     async def _keep_worker(self, environment: dict[str, str], listen_fd: int, parent_fd: int) -> None:
-        """One worker, started again when it dies, until the supervisor stops."""
+        """One worker, until the supervisor stops."""
+        await self._keep(
+            "a worker",
+            ["-m", "spendgate.worker", "--fd", str(listen_fd), "--parent-fd", str(parent_fd)],
+            (listen_fd, parent_fd),
+            environment,
+        )
+
+    async def _keep_ledger(self, environment: dict[str, str], parent_fd: int) -> None:
+        """The owner of the ledger, until the supervisor stops."""
+        await self._keep(
+            "the ledger's process",
+            ["-m", "spendgate.ledger_process", "--parent-fd", str(parent_fd)],
+            (parent_fd,),
+            environment,
+        )
+
+    async def _keep(self, name: str, command: list[str], fds: tuple[int, ...], environment: dict[str, str]) -> None:
+        """A child, started again when it dies, until the supervisor stops."""
         deaths = 0
         while not self.stopping.is_set():
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "spendgate.worker", "--fd", str(listen_fd), "--parent-fd", str(parent_fd)),
-                pass_fds=(listen_fd, parent_fd),
+                *command,
+                pass_fds=fds,
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
@@ -197,12 +218,12 @@ class Supervisor:
                 await _stop(process, self.settings.drain_s + 5)
                 return
             if process.returncode == _CONFIG_ERROR:
-                self.failure = "a worker could not start; its message is above"
+                self.failure = f"{name} could not start; its message is above"
                 self.stopping.set()
                 return
             _forget_numbers(process.pid)
             deaths = 0 if self.clock.monotonic_s() - started_s > 60 else deaths + 1
-            log.error("a worker died (exit code %s) and is started again", process.returncode)
+            log.error("%s died (exit code %s) and is started again", name, process.returncode)
             pause_s = _RESTART_PAUSES_S[min(deaths, len(_RESTART_PAUSES_S) - 1)]
             await self._pause(pause_s)
 

@@ -35,6 +35,18 @@ verified_at = Gauge(
 archive_lag = Gauge(
     "spendgate_archive_lag_events", "Events of the store that are not copied yet", multiprocess_mode="livemostrecent"
 )
+ledger_lag_events = Gauge(
+    "spendgate_ledger_lag_events", "Events that are not in the ledger yet", multiprocess_mode="livemostrecent"
+)
+ledger_lag_seconds = Gauge(
+    "spendgate_ledger_lag_seconds", "How far the ledger is behind", multiprocess_mode="livemostrecent"
+)
+ledger_ingested = Counter("spendgate_ledger_ingested_events", "Events taken into the ledger")
+ledger_missed = Counter("spendgate_ledger_missed_events", "Events that had gone before the ledger had them")
+stream_events = Gauge(
+    "spendgate_stream_events", "Events in the live state's stream", multiprocess_mode="livemostrecent"
+)
+stream_trimmed = Counter("spendgate_stream_trimmed_events", "Events that the stream has let go")
 rebuilds = Counter("spendgate_rebuilds", "How often the store was rebuilt from the copy")
 
 

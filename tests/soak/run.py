@@ -3,9 +3,10 @@
     make soak MINUTES=10
 
 Two workers, a real store and the simulator, each behind a proxy. Callers call, stream, leave, and come again; a worker
-is killed, the store is frozen, emptied or cut off, the upstream resets. Afterwards everything heals, and: nothing is
-held, `verify` is clean, the books have no less than the upstream's bill, no cap was passed, and the supervisor, which
-lives through all of it, has not grown.
+is killed, the store is killed, frozen, emptied or cut off, the ledger's process is killed, the upstream resets.
+Afterwards everything heals, and: nothing is held, `verify` is clean, the books have no less than the upstream's bill, the
+ledger has the books' money once, to the nano-dollar, no cap was passed, and the supervisor, which lives through all of
+it, has not grown.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from urllib.parse import urlsplit
 from core.clock import SystemClock
 from tests.support.bill import bill_nano
 from tests.support.invariants import assert_books_are_right
+from tests.support.ledger import assert_ledger_is_right
 from tests.support.rig import Rig, running_rig
 from tests.support.waiting import eventually
 
@@ -33,6 +35,8 @@ CALLERS = 6
 AGENTS = tuple(f"agent-{n}" for n in range(4))
 LIMIT_USD = 0.05
 BREAK_EVERY_S = 4.0
+#: No process has this id; the ledger's may not be there at the moment.
+_NOBODY = 2**22 + 1
 HEALED_S = 30.0
 #: What the supervisor may grow by; it reads every event once and keeps none.
 GROWTH_BYTES = 48 * 1024 * 1024
@@ -74,7 +78,10 @@ class Soak:
 
     def break_something(self) -> None:
         """One fault, of a second or so, and its end."""
-        rig, kind = self.rig, self.rng.choice(("worker", "freeze", "store", "upstream", "slow", "flush"))
+        rig, kind = (
+            self.rig,
+            self.rng.choice(("worker", "freeze", "store", "upstream", "slow", "flush", "ledger", "kill")),
+        )
         self.broken[kind] += 1
         if kind == "worker":
             with contextlib.suppress(ProcessLookupError, IndexError):
@@ -93,6 +100,13 @@ class Soak:
             rig.to_store.delay(0.2)
             time.sleep(1)
             rig.to_store.heal()
+        elif kind == "ledger":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rig.gateway.ledger_pid() or _NOBODY, signal.SIGKILL)
+        elif kind == "kill":
+            rig.store.kill()
+            time.sleep(0.2)
+            rig.store.start()
         else:
             rig.store.command("FLUSHALL")
 
@@ -109,6 +123,7 @@ class Soak:
         rig.simulator.wait_idle(HEALED_S)
         eventually(lambda: rig.store.command("ZCARD", "sg:{main}:leases") == 0, "nothing is held", HEALED_S)
         assert_books_are_right(rig.gateway)
+        assert_ledger_is_right(rig.gateway, HEALED_S)
         for agent in AGENTS:
             spend, billed = rig.gateway.spend(agent), bill_nano(rig.simulator.bill(recent=10**6), agent=agent)
             books = round(spend["spent"] * 10**9)
@@ -123,8 +138,14 @@ def soak(seconds: float, seed: int) -> None:
     Raises:
         AssertionError: a promise was not kept.
     """
-    limits = {"BUDGET_DEFAULT_LIMIT": str(LIMIT_USD), "SPENDGATE_VERIFY_EVERY_S": "2", "SPENDGATE_CALL_TIMEOUT_S": "10"}
-    with running_rig(**limits) as rig:
+    settings = {
+        "BUDGET_DEFAULT_LIMIT": str(LIMIT_USD),
+        "SPENDGATE_VERIFY_EVERY_S": "2",
+        "SPENDGATE_CALL_TIMEOUT_S": "10",
+        "SPENDGATE_LEDGER": "embedded",
+        "SPENDGATE_STREAM_KEEP_S": "10",
+    }
+    with running_rig(**settings) as rig:
         run = Soak(rig, random.Random(seed), time.monotonic() + seconds)
         callers = [threading.Thread(target=run.caller, args=(seed * 1000 + n,)) for n in range(CALLERS)]
         for caller in callers:

@@ -98,10 +98,17 @@ class RunningGateway:
 
     def worker_pids(self) -> list[int]:
         """Processes that serve."""
+        return self._children("spendgate.worker")
+
+    def _children(self, module: str) -> list[int]:
         out = subprocess.run(
             ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=True
         )
-        return [int(line.split()[0]) for line in out.stdout.splitlines() if "spendgate.worker" in line]
+        return [int(line.split()[0]) for line in out.stdout.splitlines() if module in line]
+
+    def ledger_pid(self) -> int | None:
+        """The process that owns the ledger; None while there is none."""
+        return next(iter(self._children("spendgate.ledger_process")), None)
 
     def store_pid(self) -> int:
         """The embedded store's process."""
@@ -150,6 +157,7 @@ def start_gateway(folder: Path, /, **environment: str) -> RunningGateway:
         "PORT": "0",
         "SPENDGATE_DATA_DIR": str(folder / "data"),
         "SPENDGATE_ADMIN_KEY": ADMIN_KEY,
+        "SPENDGATE_LEDGER": "off",  # one process less, for the tests that are not about it
         "PYTHONPATH": str(_ROOT),
     }
     inherited = {k: v for k, v in os.environ.items() if k in _PASSED_ON}
