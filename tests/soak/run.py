@@ -4,9 +4,9 @@
 
 Two workers, a real store and the simulator, each behind a proxy. Callers call, stream, leave, and come again; a worker
 is killed, the store is killed, frozen, emptied or cut off, the ledger's process is killed, the upstream resets.
-Afterwards everything heals, and: nothing is held, `verify` is clean, the books have no less than the upstream's bill, the
-ledger has the books' money once, to the nano-dollar, no cap was passed, and the supervisor, which lives through all of
-it, has not grown.
+Afterwards everything heals, and: nothing is held, `verify` is clean, the books have no less than the upstream's bill,
+the ledger has the books' money once, to the nano-dollar, no cap was passed, and the supervisor, which lives through all
+of it, has not grown.
 """
 
 import argparse
