@@ -25,12 +25,16 @@ from ledger.duckdb_sql import (
     staged_charge_types,
     staged_charges,
 )
+from ledger.errors import LedgerUnavailable
+from ledger.ids import earliest_ms
 from ledger.model import Batch, CallRow, EventRow, Position
 from ledger.ports import AccountPoint, CallsAsk, CallsRow, Interval, SpendAsk, SpendRow, StateChange
 from ledger.scopes import UNSUMMED, keys_of
 
 LAYOUT = 1
 _PAGE = 10_000
+#: DuckDB sets aside twice the longest line that may come, for each thread.
+_SMALLEST_BUFFER = 1 << 20
 _CALL_FIELDS = ", ".join(f.name for f in fields(CallRow))
 _EVENT_FIELDS = ", ".join(f.name for f in fields(EventRow))
 
@@ -122,12 +126,11 @@ class DuckDbLedger:
         """Identities of events that are in the ledger already: after a rebuild, or if a batch is repeated."""
         known: set[str] = set()
         if batch.events:
-            times = [e.at_ms for e in batch.events]
             found = self._rows(
                 "SELECT identity FROM events SEMI JOIN "
                 f"(SELECT identity FROM {self._read(staged, 'events')}) USING (identity) "
-                "WHERE at_ms BETWEEN ? AND ?",
-                [min(times), max(times)],
+                "WHERE at_ms >= ?",
+                [min(map(earliest_ms, batch.events))],
             )
             known.update(row[0] for row in found)
         refused = [c for c in batch.calls if c.kind == "refusal"]
@@ -170,7 +173,7 @@ class DuckDbLedger:
         db.execute(sql("add_spend_slots"))
 
     def _add_paths(self, db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
-        new = {c.path for c in batch.calls} | {c.path for c in batch.charges} - self._known_paths
+        new = {row.path for rows in (batch.calls, batch.charges) for row in rows} - self._known_paths
         keys = [(path, kind, key) for path in new for kind, key in keys_of(path)]
         if keys:
             paths, types, names = zip(*keys, strict=True)
@@ -211,12 +214,19 @@ class DuckDbLedger:
 
     def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:
         """All that is known of one request, oldest first."""
-        calls = self._rows(f"SELECT {_CALL_FIELDS} FROM calls WHERE request_id = ? ORDER BY at_ms", [request_id])
-        holds = [row[5] for row in calls]
+        told = self._rows(
+            "SELECT hold_id FROM calls WHERE request_id = $id UNION SELECT hold_id FROM events WHERE request_id = $id",
+            {"id": request_id},
+        )
+        holds = [row[0] for row in told]
+        # A webhook tells of the same hold under a name of its own.
+        calls = self._rows(
+            f"SELECT {_CALL_FIELDS} FROM calls WHERE list_contains(?::VARCHAR[], hold_id) ORDER BY at_ms, rowid",
+            [holds],
+        )
         events = self._rows(
-            f"SELECT {_EVENT_FIELDS} FROM events WHERE request_id = ? OR list_contains(?::VARCHAR[], hold_id) "
-            "ORDER BY era, sequence",
-            [request_id, holds],
+            f"SELECT {_EVENT_FIELDS} FROM events WHERE list_contains(?::VARCHAR[], hold_id) ORDER BY era, sequence",
+            [holds],
         )
         return [CallRow(*row) for row in calls], [EventRow(*row) for row in events]
 
@@ -293,18 +303,23 @@ class DuckDbLedger:
         self._spool.cleanup()
 
     def _rows(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> list[Any]:
-        with self._db.cursor() as cursor:  # one per thread
-            return cursor.execute(query, parameters).fetchall()
+        try:
+            with self._db.cursor() as cursor:  # one per thread
+                return cursor.execute(query, parameters).fetchall()
+        except (duckdb.ConnectionException, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise LedgerUnavailable(f"the ledger {self._path} can't be read: {error}") from error
 
     def _stage(self, name: str, rows: Iterable[Any]) -> Path:
         path = Path(self._spool.name) / f"{name}.ndjson"
-        path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+        lines = [orjson.dumps(row) for row in rows]
+        self._longest = max(_SMALLEST_BUFFER, *map(len, lines)) if lines else _SMALLEST_BUFFER
+        path.write_bytes(b"\n".join(lines))
         return path
 
     def _read(self, path: Path, table: str) -> str:
         """A staged file as the rows of a table; what a line leaves out is null."""
         types = self._types[table]
-        return f"read_json('{path}', format='newline_delimited', columns={types}, maximum_object_size=67108864)"
+        return f"read_json('{path}', format='newline_delimited', columns={types}, maximum_object_size={self._longest})"
 
 
 def _without(batch: Batch, known: set[str]) -> Batch:

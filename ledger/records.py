@@ -65,7 +65,7 @@ def _add_event(rows: Batch, event_id: str, fields: dict[str, str], epoch: str, r
     kind, hold_id = fields["type"], fields.get("hold")
     detail = _detail(fields)
     at_ms = int(fields["at_ms"])
-    identity = f"{hold_id}:{kind}" if hold_id else f"{epoch}:{fields['seq']}"
+    identity = f"{hold_id}:{kind}" if hold_id else _identity(kind, fields)
     rows.events.append(
         EventRow(
             identity,
@@ -88,6 +88,12 @@ def _add_event(rows: Batch, event_id: str, fields: dict[str, str], epoch: str, r
     if posted_nano or call.cost_nano:
         common = _common(call, detail, recorded)
         rows.charges.append(ChargeGroup(identity, call.path, common, _rows(call, detail)))
+
+
+def _identity(kind: str, fields: dict[str, str]) -> str:
+    """Of an event that is not about a hold: what it says, and when, as it is said again under another epoch."""
+    named = (fields.get(name, "") for name in ("account", "to", "terms", "id", "version", "at_ms"))
+    return ":".join((kind, *named))
 
 
 def _add_postings(rows: Batch, identity: str, at_ms: int, fields: dict[str, str], posted_nano: int) -> None:

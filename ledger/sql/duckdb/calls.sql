@@ -18,3 +18,4 @@ SELECT {groups} {bucket} AS bucket_ms, sum(calls)::BIGINT, sum(refused)::BIGINT,
 FROM called {joins}
 WHERE {where}
 GROUP BY ALL
+HAVING count(*) > 0

@@ -16,3 +16,4 @@ SELECT {groups} {bucket} AS bucket_ms, sum(cost), sum(list_cost), sum(quantity)
 FROM spent {joins}
 WHERE {where}
 GROUP BY ALL
+HAVING count(*) > 0
