@@ -116,6 +116,17 @@ class StateChange:
     why: str
 
 
+@value
+class Adjustment:
+    """By how much a call's cost is to change, in nano-dollars, and what it then is."""
+
+    call: CallRow
+    cost_nano: int
+    delta_nano: int
+    source: str
+    why: str
+
+
 class LedgerStore(Protocol):
     """Where the ledger is kept.
 
@@ -206,6 +217,10 @@ class LedgerReader(Protocol):
         self, interval: Interval, account_ids: Sequence[str] | None, limit: int
     ) -> list[StateChange]:
         """As `LedgerStore.state_changes`."""
+        ...
+
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> int:
+        """Add adjustments of calls that the live state no longer knows; how many were new."""
         ...
 
     async def facts(self) -> dict[str, Any]:

@@ -86,8 +86,7 @@ def _add_event(rows: Batch, event_id: str, fields: dict[str, str], epoch: str, r
     call = _call(identity, at_ms, fields, detail, posted_nano)
     rows.calls.append(call)
     if posted_nano or call.cost_nano:
-        common = _common(call, detail, recorded)
-        rows.charges.append(ChargeGroup(identity, call.path, common, _rows(call, detail)))
+        rows.charges.append(charges_of(call, detail, recorded))
 
 
 def _identity(kind: str, fields: dict[str, str]) -> str:
@@ -219,6 +218,14 @@ def _saved_nano(detail: dict[str, Any], tokens: Mapping[str, int], cost_nano: in
     return max(0, dearer_nano - cost_nano)
 
 
+def charges_of(call: CallRow, detail: dict[str, Any], recorded: str) -> ChargeGroup:
+    """The cost records of a row about a call.
+
+    detail: of its event. recorded: x_RecordedAt, as `timestamp` writes it.
+    """
+    return ChargeGroup(call.identity, call.path, _common(call, detail, recorded), _rows(call, detail))
+
+
 def _rows(call: CallRow, detail: dict[str, Any]) -> list[Charge]:
     posts_cost = call.kind in ("settle", "post", "expire")
     cost_nano = call.cost_nano if posts_cost else 0
@@ -241,6 +248,7 @@ _CORRECTIONS = {
     "void": "Given back of a hold that had expired: nothing was charged upstream",
     "expire": "Difference to what was posted before",
     "true_up": "Difference to the cost that a better source told",
+    "reconcile": "Difference to the provider's own record",
 }
 
 

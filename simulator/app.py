@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.clock import Clock, SystemClock
+from simulator import statements
 from simulator.asgi import (
     AsgiApp,
     AsgiScope,
     ClientGone,
     Receive,
     Send,
+    parse_object,
     read_body,
     send_error,
     send_json,
@@ -40,6 +42,7 @@ class _App:
     def __init__(self, settings: SimulatorSettings, clock: Clock) -> None:
         self._serving = Serving(settings, clock)
         self._control = Control(self._serving)
+        self._statements = statements.Statements(self._serving.bill)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -72,6 +75,10 @@ class _App:
             body = await read_body(receive, headers, _MAX_CONTROL_BYTES)
             status, reply = self._control.handle(method, path, scope["query_string"], body)
             await send_json(send, status, reply)
+        elif path == statements.PATH or path.startswith(f"{statements.PATH}/"):
+            self._serving.door.check(headers.get(b"authorization"))
+            body = await read_body(receive, headers, _MAX_CONTROL_BYTES)
+            await send_json(send, 200, self._statement(method, path.removeprefix(statements.PATH).strip("/"), body))
         elif method == "POST" and path == "/oidc/v1/token":
             await self._token(headers, receive, send)
         elif method == "GET" and path.startswith(_API):
@@ -89,6 +96,16 @@ class _App:
             await send_json(send, 200, self._serving.door.issue(headers.get(b"authorization"), form))
         except OAuthError as error:
             await send_json(send, error.status, error.body)
+
+    def _statement(self, method: str, rest: str, body: bytes) -> dict[str, Any]:
+        match method, rest.split("/"):
+            case "POST", [""]:
+                return self._statements.execute(parse_object(body))
+            case "GET", [statement_id] if statement_id:
+                return self._statements.state(statement_id)
+            case "GET", [statement_id, "result", "chunks", index] if index.isdigit():
+                return self._statements.chunk(statement_id, int(index))
+        raise _no_api(f"{statements.PATH}/{rest}")
 
     def _describe(self, name: str) -> dict[str, Any]:
         if name:

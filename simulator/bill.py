@@ -36,7 +36,10 @@ class ModelBill:
 
 @dataclass(slots=True)
 class CallRecord:
-    """One call, as a row of Databricks' usage table; tokens are those billed. status 0: never answered."""
+    """One call, as a row of Databricks' usage table; tokens are those billed. status 0: never answered.
+
+    at_ms: when it came, epoch milliseconds.
+    """
 
     model: str
     client_request_id: str | None = None
@@ -45,6 +48,7 @@ class CallRecord:
     completion_tokens: int = 0
     status: int = 0
     streamed: bool = False
+    at_ms: int = 0
 
 
 class Bill:
@@ -69,10 +73,14 @@ class Bill:
         self._calls += 1
         self._changed()
 
-    def open(self, model: str) -> CallRecord:
+    def records(self) -> tuple[CallRecord, ...]:
+        """The last calls, oldest first."""
+        return tuple(self._records)
+
+    def open(self, model: str, at_ms: int = 0) -> CallRecord:
         """Count a call to a model; the record is filled in while it is handled."""
         self._of(model).requests += 1
-        record = CallRecord(model)
+        record = CallRecord(model, at_ms=at_ms)
         self._records.append(record)
         return record
 

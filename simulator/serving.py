@@ -133,7 +133,7 @@ class Serving:
             self.in_flight -= 1
 
     async def _invoke(self, exchange: Exchange, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
-        record = exchange.record = self.bill.open(endpoint.name)
+        record = exchange.record = self.bill.open(endpoint.name, self._clock.now_ms())
         _note(record, body)
         fault = self._fault(exchange, endpoint)
         if fault is not None:

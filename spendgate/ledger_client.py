@@ -9,7 +9,7 @@ import orjson
 
 from ledger.errors import LedgerUnavailable
 from ledger.model import CallRow, EventRow
-from ledger.ports import AccountPoint, CallsAsk, CallsRow, Interval, SpendAsk, SpendRow, StateChange
+from ledger.ports import AccountPoint, Adjustment, CallsAsk, CallsRow, Interval, SpendAsk, SpendRow, StateChange
 from spendgate.ledger_wire import LIMIT_BYTES, socket_path, verbs
 
 _TIMEOUT_S = 30.0
@@ -55,6 +55,11 @@ class LedgerClient:
             "state_changes", interval=interval, account_ids=account_ids, limit=limit
         )
         return found
+
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> int:
+        """Add adjustments of calls that the live state no longer knows; how many were new."""
+        added: int = await self._ask("adjust", adjustments=adjustments)
+        return added
 
     async def facts(self) -> dict[str, Any]:
         """As `LedgerStore.facts`, and what the owner knows of its lag."""

@@ -29,6 +29,7 @@ from core.ids import RandomIds
 from ledger.errors import LedgerUnavailable
 from ledger.ingest import Counted, Events, Ingest
 from ledger.ports import LedgerStore
+from spendgate.ledger_access import OwnLedger
 from spendgate.ledger_wire import LIMIT_BYTES, Verb, socket_path, verbs
 from spendgate.logs import set_up_logging
 from spendgate.open_ledger import open_ledger
@@ -134,12 +135,15 @@ class Owner:
 
     async def _value(self, name: str, verb: Verb, given: dict[str, Any]) -> Any:
         values = {key: verb.given[key].validate_python(value) for key, value in given.items()}
-        value = await asyncio.to_thread(getattr(self.ledger, name), **values)
+        value = await getattr(self.own, name)(**values)
         if name == "facts":
-            position = await asyncio.to_thread(self.ledger.position)
-            value |= {"epoch": position.epoch, "sequence": position.sequence, "lag": self.ingest.lag}
-            value |= {"behindMs": self.ingest.behind_ms, "missed": self.ingest.missed}
+            value |= {"lag": self.ingest.lag, "behindMs": self.ingest.behind_ms, "missed": self.ingest.missed}
         return value
+
+    @property
+    def own(self) -> OwnLedger:
+        """The ledger's answers."""
+        return OwnLedger(self.ledger)
 
     async def _trim(self) -> None:
         """Let go of what every reader has, a while after it happened."""

@@ -1,6 +1,7 @@
 """The bill of each way a call can end, over real HTTP."""
 
 import asyncio
+import time
 from typing import Any
 
 import aiohttp
@@ -46,7 +47,9 @@ async def test_an_answer_is_billed_as_its_usage_says(sim: Simulated, http: aioht
     usage = {"prompt_tokens": PROMPT, "completion_tokens": ANSWER, "total_tokens": PROMPT + ANSWER}
     assert (answer.status, body["usage"], body["model"]) == (200, usage, "dbrx-instruct-032724")
     assert billed(sim) == (1, 1, PROMPT, ANSWER)
-    assert sim.bill(recent=5)["client_request_ids"] == [
+    (record,) = sim.bill(recent=5)["client_request_ids"]
+    assert abs(record.pop("at_ms") - time.time() * 1000) < 60_000
+    assert [record] == [
         {
             "model": DBRX,
             "client_request_id": "hld_1",

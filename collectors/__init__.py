@@ -1,0 +1,1 @@
+"""What outside systems say of usage and cost."""

@@ -1,0 +1,282 @@
+"""Commands about what was: spend, single requests, the ledger itself, and how it compares with others' records."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from budget.archive import Archive
+from budget.connect import connect
+from budget.embedded import running_url
+from budget.readers import Readers
+from budget.redis_store import RedisBudgetStore
+from core.clock import SystemClock, iso_utc
+from core.errors import ConfigError, SpendgateError
+from core.ids import RandomIds
+from core.money import format_usd
+from ledger.ports import Bucket, Filter, Interval, LedgerReader, SpendAsk
+from ledger.reconcile import Report
+from spendgate.ledger_access import ledger_of
+from spendgate.open_ledger import open_ledger
+from spendgate.restore import restore_copy
+from spendgate.settings import Settings, read_settings
+
+ledger = typer.Typer(help="The ledger: what it has, who reads the events, and copies of it.", no_args_is_help=True)
+T = TypeVar("T")
+_HOUR_MS = 3_600_000
+_PLACES = 6
+
+
+def run_on_ledger(work: Callable[[LedgerReader, Settings], Awaitable[T]]) -> T:
+    """Do something with the ledger that the settings name; errors are said and end the program with 1."""
+
+    async def run() -> T:
+        settings = read_settings()
+        async with ledger_of(settings) as reader:
+            return await work(reader, settings)
+
+    return _said(lambda: asyncio.run(run()))
+
+
+def _said(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except SpendgateError as error:
+        typer.echo(f"spendgate: {error.message}", err=True)
+        raise typer.Exit(1) from None
+
+
+def spend(
+    by: Annotated[
+        list[str] | None, typer.Option(help="agent, team, user, model, provider, meter, …; repeat for more.")
+    ] = None,
+    hours: Annotated[float, typer.Option(help="How far to look back.", min=0.1)] = 24.0,
+    bucket: Annotated[str | None, typer.Option(help="hour, day, week or month: a row for each.")] = None,
+    zone: Annotated[str, typer.Option(help="Whose days and months.")] = "UTC",
+    scope: Annotated[list[str] | None, typer.Option(help="Only this, such as team:ml or model:dbrx; repeat.")] = None,
+    top: Annotated[int, typer.Option(help="Rows at most; the rest is summed as other.", min=1)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What was spent, by whom or on what, from the ledger."""
+    groups = tuple(by or ["agent"])
+    interval = _last(hours)
+
+    async def ask(reader: LedgerReader, _: Settings) -> list[Any]:
+        return await reader.spend(SpendAsk(interval, groups, _bucket(bucket), zone, _filters(scope)))
+
+    rows = sorted(run_on_ledger(ask), key=lambda row: (row.bucket_ms or 0, -row.cost_usd))
+    if as_json:
+        found = [
+            {
+                **dict(zip(groups, row.group, strict=True)),
+                "from": None if row.bucket_ms is None else iso_utc(row.bucket_ms),
+                "costUsd": str(row.cost_usd),
+                "quantity": str(row.quantity),
+            }
+            for row in rows
+        ]
+        typer.echo(json.dumps(found))
+        return
+    table = _table([*(["from"] if bucket else []), *groups], ["US dollars", "tokens"])
+    for row in rows[:top] if not bucket else rows:
+        start = [iso_utc(row.bucket_ms)] if bucket else []
+        table.add_row(*start, *(g or "–" for g in row.group), f"{row.cost_usd:,.{_PLACES}f}", f"{int(row.quantity):,}")
+    if not bucket and len(rows) > top:
+        rest = rows[top:]
+        cost, quantity = sum(r.cost_usd for r in rest), sum(r.quantity for r in rest)
+        table.add_row(*["other"] * len(groups), f"{cost:,.{_PLACES}f}", f"{int(quantity):,}")
+    Console().print(table)
+    typer.echo(f"{iso_utc(interval.start_ms)} to {iso_utc(interval.end_ms)}")
+
+
+def explain(
+    request_id: Annotated[str, typer.Argument(help="X-Request-Id of an answer.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What became of a request, and which accounts it touched."""
+
+    async def ask(reader: LedgerReader, _: Settings) -> Any:
+        return await reader.of_request(request_id)
+
+    calls, events = run_on_ledger(ask)
+    if not calls and not events:
+        typer.echo(f"spendgate: the ledger knows no request {request_id}", err=True)
+        raise typer.Exit(1)
+    found = [json.loads(event.fields) for event in events]
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for call in calls:
+        served = f"{call.model_requested} -> {call.model_served or 'nothing'}"
+        typer.echo(f"{iso_utc(call.at_ms)}  {call.kind} ({call.outcome})  {served}  ${format_usd(call.cost_nano)}")
+        if call.why:
+            typer.echo(f"    {call.why}")
+        if call.refusal:
+            typer.echo(f"    refused: {call.refusal} by {call.account_id}, needed ${format_usd(call.saved_nano)}")
+    for fields in found:
+        accounts = fields.get("accounts", "").split("\n")
+        spent = fields.get("spent_after", "").split() or [""] * len(accounts)
+        amount = int(fields.get("delta_nano") or fields.get("amount_nano") or 0)
+        for account, after in zip(accounts, spent, strict=False):
+            then = f", spent then ${format_usd(int(after))}" if after else ""
+            typer.echo(f"    {fields['type']:<8} {account}: ${format_usd(amount)}{then}")
+
+
+def reconcile(
+    hours: Annotated[float, typer.Option(help="How far to look back.", min=0.1)] = 24.0,
+    databricks: Annotated[
+        str | None, typer.Option(help="A SQL warehouse's id: compare with system.serving.endpoint_usage.")
+    ] = None,
+    helicone: Annotated[Path | None, typer.Option(help="A file of Helicone's export, JSON lines.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write adjustments; without it nothing is written.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Compare the ledger with the live accounts and with a provider's own record; exit code 1 if something differs."""
+
+    from spendgate.reconciling import reconcile_with  # its HTTP client is slow to load
+
+    async def work(reader: LedgerReader, settings: Settings) -> tuple[Report, int]:
+        url = settings.redis_url or running_url(settings.data_dir / "valkey")
+        live = RedisBudgetStore(connect(url), namespace=settings.namespace)
+        try:
+            return await reconcile_with(
+                reader, live, settings, _last(hours), databricks=databricks, helicone=helicone, apply=apply
+            )
+        finally:
+            await live.close()
+
+    report, applied = run_on_ledger(work)
+    if as_json:
+        typer.echo(json.dumps(report.as_json() | {"applied": applied}))
+    else:
+        _tell(report, applied, apply)
+    raise typer.Exit(0 if report.clean else 1)
+
+
+def _tell(report: Report, applied: int, apply: bool) -> None:
+    for drift in report.accounts:
+        ours, live = format_usd(drift.ledger_nano), format_usd(drift.live_nano)
+        typer.echo(f"DRIFT {drift.account_id}: ledger ${ours}, live ${live}")
+    if not report.accounts:
+        typer.echo("accounts: the ledger and the live state agree")
+    if report.models:
+        table = _table(["model"], ["calls here", "there", "captured", "tokens here", "there", "$ here", "$ there"])
+        for name, m in sorted(report.models.items()):
+            counts = [f"{m.here:,}", f"{m.there:,}", f"{m.capture:.2%}", f"{m.tokens_here:,}", f"{m.tokens_there:,}"]
+            table.add_row(name, *counts, format_usd(m.cost_here_nano), format_usd(m.cost_there_nano))
+        Console().print(table)
+    for attempt_id in report.unknown[:20]:
+        typer.echo(f"UNKNOWN here: {attempt_id}")
+    for item in report.adjustments:
+        sign = "+" if item.delta_nano > 0 else ""
+        done = "adjusted" if apply else "would adjust"
+        typer.echo(f"{done} {item.call.hold_id}: {sign}{format_usd(item.delta_nano)} ({item.why})")
+    if apply:
+        typer.echo(f"{applied} adjustments written")
+
+
+@ledger.command()
+def facts(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """What the ledger has, and how far it is behind."""
+
+    async def ask(reader: LedgerReader, _: Settings) -> dict[str, Any]:
+        return await reader.facts()
+
+    found = run_on_ledger(ask)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for name, value in found.items():
+        typer.echo(f"{name:<10} {iso_utc(value) if name == 'newestMs' and value else value}")
+
+
+@ledger.command()
+def readers() -> None:
+    """Who reads the events: what one has not read yet stays in the store."""
+
+    async def ask(live: RedisBudgetStore) -> list[Any]:
+        return await Readers(live).all()
+
+    for reader in _on_live(ask):
+        idle = "" if reader.idle_ms is None else f", last read {reader.idle_ms // 1000} s ago"
+        typer.echo(f"{reader.name}  has everything up to {reader.safe_id}{idle}")
+
+
+@ledger.command("forget-reader")
+def forget_reader(name: Annotated[str, typer.Argument(help="As in `spendgate ledger readers`.")]) -> None:
+    """Let the store go on without a reader that will not come back."""
+
+    async def forget(live: RedisBudgetStore) -> bool:
+        return await Readers(live).forget(name)
+
+    if not _on_live(forget):
+        typer.echo(f"spendgate: there is no reader {name}", err=True)
+        raise typer.Exit(1)
+
+
+@ledger.command("restore-copy")
+def restore() -> None:
+    """Make the copy of the live state's events anew from the ledger, while nothing runs."""
+
+    def work() -> int:
+        settings = read_settings()
+        store = open_ledger(settings, RandomIds(SystemClock()))
+        try:
+            archive = Archive(settings.data_dir / "events" / settings.namespace)
+        except BlockingIOError as error:
+            raise ConfigError(str(error)) from None
+        try:
+            return restore_copy(store, archive)
+        finally:
+            archive.close()
+            store.close()
+
+    typer.echo(f"{_said(work)} events copied; the next start rebuilds the store from them")
+
+
+def _on_live(work: Callable[[RedisBudgetStore], Awaitable[T]]) -> T:
+    async def run() -> T:
+        settings = read_settings()
+        url = settings.redis_url or running_url(settings.data_dir / "valkey")
+        live = RedisBudgetStore(connect(url), namespace=settings.namespace)
+        try:
+            return await work(live)
+        finally:
+            await live.close()
+
+    return _said(lambda: asyncio.run(run()))
+
+
+def _last(hours: float) -> Interval:
+    now_ms = SystemClock().now_ms()
+    return Interval(now_ms - round(hours * _HOUR_MS), now_ms + 1)
+
+
+def _bucket(name: str | None) -> Bucket | None:
+    if name is None or name in ("hour", "day", "week", "month"):
+        return name  # type: ignore[return-value]
+    raise typer.BadParameter("must be hour, day, week or month", param_hint="--bucket")
+
+
+def _filters(scopes: list[str] | None) -> tuple[Filter, ...]:
+    found = []
+    for text in scopes or ():
+        name, separator, key = text.partition(":")
+        if not separator:
+            raise typer.BadParameter("must look like team:ml", param_hint="--scope")
+        found.append(Filter(name, (key,)))
+    return tuple(found)
+
+
+def _table(texts: list[str], numbers: list[str]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in texts:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
