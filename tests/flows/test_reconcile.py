@@ -107,7 +107,7 @@ def test_live_accounts_that_drift_are_named(gateway: RunningGateway):
 
     url = running_url(Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey")
     client = redis.Redis.from_url(url)
-    (account,) = list(client.keys("sg:{main}:a:*"))  # type: ignore[union-attr]
+    (account,) = list(client.keys("sg:{main}:a:*"))
     client.hincrby(account, "spent", 5)
     found = reconciled(gateway)
     assert [d["liveNano"] - d["ledgerNano"] for d in found["accounts"]] == [5]
