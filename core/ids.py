@@ -66,6 +66,17 @@ def uuid_to_id(prefix: str, text: str) -> str | None:
     return f"{prefix}_{value.hex}"
 
 
+def id_ms(own_id: str) -> int | None:
+    """When one of our ids was made, epoch milliseconds; None if it is not ours. Of a derived one, any number."""
+    digits = own_id[-32:]
+    if own_id[-33:-32] != "_" or digits[12:16] != _MIDDLE:
+        return None
+    try:
+        return int(digits[:12], 16)
+    except ValueError:
+        return None
+
+
 def _format(prefix: str, at_ms: int, random62: int) -> str:
     value = (at_ms << 80) | (8 << 76) | (_MARK << 64) | (2 << 62) | random62
     return f"{prefix}_{value:032x}"

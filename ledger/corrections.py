@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import orjson
 
+from ledger.charges import charges_of
 from ledger.model import Batch, EventRow, Position
 from ledger.ports import Adjustment
-from ledger.records import charges_of, timestamp
 
 KIND = "reconcile"
 
@@ -57,5 +57,5 @@ def batch_of_adjustments(adjustments: Iterable[Adjustment], at: Position, record
             upstream_ms=None,
         )
         rows.calls.append(corrected)
-        rows.charges.append(charges_of(corrected, detail, timestamp(recorded_ms)))
+        rows.charges.append(charges_of(corrected, detail, recorded_ms))
     return rows

@@ -9,7 +9,6 @@ from typing import Any
 from core.errors import InvalidInput
 from core.values import value
 from ledger.columns import CHARGE_COLUMNS, Column, Kind
-from ledger.model import ROW_COLUMNS
 from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, SpendAsk
 
 #: Sums are kept by quarters of an hour: the days of every time zone consist of them.
@@ -24,7 +23,6 @@ _TYPES = {
     Kind.QUANTITY: "DECIMAL(38, 12)",
     Kind.WHOLE: "BIGINT",
 }
-_DECIMALS = (Kind.MONEY, Kind.UNIT_PRICE, Kind.QUANTITY)
 
 
 @cache
@@ -33,31 +31,53 @@ def sql(name: str) -> str:
     return files("ledger").joinpath("sql", "duckdb", f"{name}.sql").read_text()
 
 
-def charge_definitions() -> str:
-    """The columns of cost records as in CREATE TABLE."""
-    return ", ".join(f'"{c.name}" {_TYPES[c.kind]}{" NOT NULL" if c.required else ""}' for c in CHARGE_COLUMNS)
+#: Cost records are kept in three tables: what all records of a chain of scopes share, what all of a SKU, seller, month
+#: and so on share, and the rest, of which each record has a row. `charges` is a view of all three.
+CHAIN_COLUMNS = (
+    *("BillingAccountId", "SubAccountId", "SubAccountName", "SubAccountType", "ResourceId", "ResourceName"),
+    *("ResourceType", "Tags", "x_ScopePath", "x_AgentId", "x_PrincipalId"),
+)
+_ROW_COLUMNS = {
+    "BilledCost": "cost",
+    "EffectiveCost": "cost",
+    "ListCost": "cost",
+    "ContractedCost": "cost",
+    "ChargePeriodStart": "make_timestamp_ms(start_ms)::TIMESTAMP_MS",
+    "ChargePeriodEnd": "make_timestamp_ms(end_ms)::TIMESTAMP_MS",
+    "PricingQuantity": "quantity",
+    "ConsumedQuantity": "quantity",
+    "ListUnitPrice": "unit_price",
+    "ContractedUnitPrice": "unit_price",
+    "x_RoundingCost": "rounding",
+    "x_SourceRecordId": "identity || ':' || number",
+    "x_RequestId": "request_id",
+    "x_AttemptId": "hold_id",
+    "x_HoldId": "hold_id",
+    "x_RecordedAt": "make_timestamp_ms(recorded_ms)::TIMESTAMP_MS",
+}
 
 
-def staged_charge_types() -> dict[str, str]:
-    """The columns of a staged group of cost records: what they share, and `rows`; decimals are text yet."""
-    types = {c.name: "VARCHAR" if c.kind in _DECIMALS else _TYPES[c.kind] for c in CHARGE_COLUMNS}
-    rows = ", ".join(f'"{name}" {types.pop(name)}' for name in ROW_COLUMNS)
-    return types | {"path": "VARCHAR", "rows": f"STRUCT({rows})[]"}
+def template_columns(*, of_chains: bool) -> dict[str, str]:
+    """Name and type of the columns that many records share: of chains of scopes, or the others."""
+    return {
+        c.name: _TYPES[c.kind]
+        for c in CHARGE_COLUMNS
+        if (c.name in CHAIN_COLUMNS) == of_chains and c.name not in _ROW_COLUMNS
+    }
 
 
-def staged_charges(source: str) -> str:
-    """The cost records of a staged file of groups."""
-    columns = ", ".join(_typed(column) for column in CHARGE_COLUMNS)
-    return f"SELECT {columns}, path FROM (SELECT * EXCLUDE rows, unnest(rows, max_depth := 2) FROM {source})"
+def schema() -> str:
+    """All tables, and the view of whole cost records."""
+    kinds, chains = (
+        ", ".join(f'"{name}" {kind}' for name, kind in template_columns(of_chains=of_chains).items())
+        for of_chains in (False, True)
+    )
+    columns = ", ".join(f'{_ROW_COLUMNS.get(c.name) or _shared(c)} AS "{c.name}"' for c in CHARGE_COLUMNS)
+    return sql("schema").format(kinds=kinds, chains=chains, columns=columns)
 
 
-def _typed(column: Column) -> str:
-    """DuckDB reads text as a wide decimal some seventy times as slowly as as a narrow one, which nearly all fit."""
-    if column.kind not in _DECIMALS:
-        return f'"{column.name}"'
-    wide = _TYPES[column.kind]
-    narrow = wide.replace("38", "18")
-    return f'coalesce(try_cast("{column.name}" AS {narrow})::{wide}, "{column.name}"::{wide}) AS "{column.name}"'
+def _shared(column: Column) -> str:
+    return f'{"chain" if column.name in CHAIN_COLUMNS else "kind"}."{column.name}"'
 
 
 @value

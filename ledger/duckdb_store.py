@@ -7,36 +7,26 @@ file opens with the batch or without it. One process owns the file; another is t
 import contextlib
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import orjson
 
 from core.errors import ConfigError
-from ledger.duckdb_sql import (
-    SLOT_MS,
-    charge_definitions,
-    conditions_on_calls,
-    parts_of,
-    sql,
-    staged_charge_types,
-    staged_charges,
-)
+from ledger.duckdb_append import EVENTS, Appender
+from ledger.duckdb_sql import conditions_on_calls, parts_of, schema, sql
 from ledger.errors import LedgerUnavailable
 from ledger.ids import earliest_ms
 from ledger.model import Batch, CallRow, EventRow, Position
 from ledger.ports import AccountPoint, CallsAsk, CallsRow, Interval, SpendAsk, SpendRow, StateChange
-from ledger.scopes import UNSUMMED, keys_of
+from ledger.scopes import UNSUMMED
 
 LAYOUT = 1
 _PAGE = 10_000
-#: DuckDB sets aside twice the longest line that may come, for each thread.
-_SMALLEST_BUFFER = 1 << 20
 _CALL_FIELDS = ", ".join(f.name for f in fields(CallRow))
-_EVENT_FIELDS = ", ".join(f.name for f in fields(EventRow))
+_EVENT_FIELDS = ", ".join(EVENTS)
 
 
 class DuckDbLedger:
@@ -62,22 +52,16 @@ class DuckDbLedger:
         self._spool = tempfile.TemporaryDirectory(prefix="spool-", dir=path.parent)
         self._writing = threading.Lock()
         self._make(new_id)
-        self._types = {"events": self._types_of("events", EventRow), "calls": self._types_of("calls", CallRow)}
-        self._types["charges"] = staged_charge_types()
-        self._known_paths = {row[0] for row in self._rows("SELECT DISTINCT path FROM paths")}
+        known_paths = {row[0] for row in self._rows("SELECT DISTINCT path FROM paths")}
+        self._appender = Appender(Path(self._spool.name), known_paths)
 
     def _make(self, new_id: str) -> None:
-        self._db.execute(sql("schema").format(charges=charge_definitions()))
+        self._db.execute(schema())
         found = self._rows("SELECT layout FROM ledger")
         if not found:
             self._db.execute("INSERT INTO ledger VALUES (?, ?, '', 0, '', '')", [new_id, LAYOUT])
         elif found[0][0] != LAYOUT:
             raise ConfigError(f"the ledger {self._path} has layout {found[0][0]}; this version writes {LAYOUT}")
-
-    def _types_of(self, table: str, row: type[EventRow] | type[CallRow]) -> dict[str, str]:
-        """The columns of a table that the fields of a row fill, with their types."""
-        columns = dict(self._rows("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?", [table]))
-        return {field.name: columns[field.name] for field in fields(row)}
 
     def id(self) -> str:
         """The ledger's own id."""
@@ -90,95 +74,58 @@ class DuckDbLedger:
 
     def append(self, batch: Batch) -> int:
         """Add a batch in one transaction; how many of its events were new."""
-        with self._writing:
-            staged = self._stage("events", batch.events)
-            known = self._known(batch, staged)
+        with self._writing, self._available():
+            era = self._era(batch.position.epoch)
+            known = self._known(batch, era)
             if known:
                 batch = _without(batch, known)
-                staged = self._stage("events", batch.events)
-            era = self._era(batch.position.epoch)
-            self._new_paths: set[str] = set()
-            with _transaction(self._db) as db:
-                if batch.events:
-                    db.execute(
-                        "INSERT INTO eras SELECT $epoch, $era WHERE $epoch NOT IN (SELECT epoch FROM eras)",
-                        {"epoch": batch.position.epoch, "era": era},
-                    )
-                    db.execute(f"INSERT INTO events BY NAME SELECT *, {era} AS era FROM {self._read(staged, 'events')}")
-                self._add_paths(db, batch)
-                self._add_postings(db, batch)
-                self._add_calls(db, batch)
-                self._add_charges(db, batch)
-                p = batch.position
-                db.execute(
-                    "UPDATE ledger SET epoch = ?, sequence = ?, event_id = ?, refusal_id = ?",
-                    [p.epoch, p.sequence, p.event_id, p.refusal_id],
-                )
-            self._known_paths |= self._new_paths
+            try:
+                with _transaction(self._db) as db:
+                    self._add(db, batch, era)
+            except BaseException:
+                self._appender.rolled_back()
+                raise
+            self._appender.committed()
             return len(batch.events)
+
+    def _add(self, db: duckdb.DuckDBPyConnection, batch: Batch, era: int) -> None:
+        p, add = batch.position, self._appender
+        if batch.events:
+            db.execute(
+                "INSERT INTO eras SELECT $epoch, $era WHERE $epoch NOT IN (SELECT epoch FROM eras)",
+                {"epoch": p.epoch, "era": era},
+            )
+        add.add_events(db, batch.events, era)
+        add.add_postings(db, batch.postings)
+        add.add_calls(db, batch.calls)
+        add.add_charges(db, batch.charges)
+        db.execute(
+            "UPDATE ledger SET epoch = ?, sequence = ?, event_id = ?, refusal_id = ?",
+            [p.epoch, p.sequence, p.event_id, p.refusal_id],
+        )
 
     def _era(self, epoch: str) -> int:
         """The number of an epoch, in the order in which they came."""
         found = dict(self._rows("SELECT epoch, era FROM eras"))
         return found.get(epoch) or len(found) + 1
 
-    def _known(self, batch: Batch, staged: Path) -> set[str]:
+    def _known(self, batch: Batch, era: int) -> set[str]:
         """Identities of events that are in the ledger already: after a rebuild, or if a batch is repeated."""
         known: set[str] = set()
-        if batch.events:
-            found = self._rows(
-                "SELECT identity FROM events SEMI JOIN "
-                f"(SELECT identity FROM {self._read(staged, 'events')}) USING (identity) "
-                "WHERE at_ms >= ?",
-                [min(map(earliest_ms, batch.events))],
-            )
-            known.update(row[0] for row in found)
+        # Nothing was rebuilt before the end of the first epoch, so what follows the position there is new.
+        follows = era == 1 and bool(batch.events) and batch.events[0].sequence > self.position().sequence
         refused = [c for c in batch.calls if c.kind == "refusal"]
-        if refused:
-            times = [c.at_ms for c in refused]
-            found = self._rows(
-                "SELECT identity FROM calls WHERE kind = 'refusal' AND at_ms BETWEEN ? AND ? "
-                "AND list_contains(?::VARCHAR[], identity)",
-                [min(times), max(times), [c.identity for c in refused]],
-            )
-            known.update(row[0] for row in found)
+        for table, identities, from_ms in (
+            ("events", [e.identity for e in batch.events], min(map(earliest_ms, batch.events), default=0)),
+            ("calls", [c.identity for c in refused], min((c.at_ms for c in refused), default=0)),
+        ):
+            if identities and not (follows and table == "events"):
+                found = self._rows(
+                    f"SELECT identity FROM {table} WHERE at_ms >= ? AND identity IN (SELECT unnest(?::VARCHAR[]))",
+                    [from_ms, identities],
+                )
+                known.update(row[0] for row in found)
         return known
-
-    def _add_postings(self, db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
-        sums: dict[tuple[int, str], int] = {}
-        for posting in batch.postings:
-            key = (posting.at_ms // SLOT_MS * SLOT_MS, posting.account_id)
-            sums[key] = sums.get(key, 0) + posting.posted_nano
-        if sums:
-            db.execute(
-                "INSERT INTO account_slots SELECT unnest(?::BIGINT[]), unnest(?::VARCHAR[]), unnest(?::BIGINT[])",
-                [[k[0] for k in sums], [k[1] for k in sums], list(sums.values())],
-            )
-
-    def _add_calls(self, db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
-        if not batch.calls:
-            return
-        staged = self._stage("calls", batch.calls)
-        db.execute(f"CREATE OR REPLACE TEMP TABLE new_calls AS SELECT * FROM {self._read(staged, 'calls')}")
-        db.execute("INSERT INTO calls BY NAME SELECT * FROM new_calls")
-        db.execute(sql("add_call_slots"))
-
-    def _add_charges(self, db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
-        if not batch.charges:
-            return
-        groups = [group.common | {"path": group.path, "rows": group.rows} for group in batch.charges]
-        staged = self._stage("charges", groups)
-        db.execute(f"CREATE OR REPLACE TEMP TABLE new_charges AS {staged_charges(self._read(staged, 'charges'))}")
-        db.execute("INSERT INTO charges BY NAME SELECT * FROM new_charges")
-        db.execute(sql("add_spend_slots"))
-
-    def _add_paths(self, db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
-        new = {row.path for rows in (batch.calls, batch.charges) for row in rows} - self._known_paths
-        keys = [(path, kind, key) for path in new for kind, key in keys_of(path)]
-        if keys:
-            paths, types, names = zip(*keys, strict=True)
-            db.execute(sql("add_paths"), {"paths": paths, "types": types, "keys": names})
-        self._new_paths |= new
 
     def spend(self, ask: SpendAsk) -> list[SpendRow]:
         """From cost records; unsorted."""
@@ -276,7 +223,7 @@ class DuckDbLedger:
 
     def facts(self) -> dict[str, Any]:
         """Engine, version, rows by table, size in bytes, newest event's time."""
-        tables = ("events", "calls", "charges", "spend_slots", "call_slots", "account_slots")
+        tables = ("events", "calls", "charge_rows", "spend_slots", "call_slots", "account_slots")
         rows = {t: self._rows(f"SELECT count(*) FROM {t}")[0][0] for t in tables}
         newest = self._rows("SELECT max(at_ms) FROM events")[0][0]
         size = self._path.stat().st_size
@@ -291,7 +238,8 @@ class DuckDbLedger:
             for table, from_ms in (("events", keep_events_from_ms), ("calls", keep_calls_from_ms)):
                 if from_ms is not None:
                     self._db.execute(f"DELETE FROM {table} WHERE at_ms < ?", [from_ms])
-            self._db.execute("CHECKPOINT")
+            with contextlib.suppress(duckdb.TransactionException):  # somebody reads: DuckDB does it by itself later
+                self._db.execute("CHECKPOINT")
 
     def copy(self, query: str, parameters: dict[str, Any]) -> duckdb.DuckDBPyConnection:
         """A query's result, to be read in pieces; for exports."""
@@ -303,23 +251,15 @@ class DuckDbLedger:
         self._spool.cleanup()
 
     def _rows(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> list[Any]:
+        with self._available(), self._db.cursor() as cursor:  # one per thread
+            return cursor.execute(query, parameters).fetchall()
+
+    @contextlib.contextmanager
+    def _available(self) -> Iterator[None]:
         try:
-            with self._db.cursor() as cursor:  # one per thread
-                return cursor.execute(query, parameters).fetchall()
+            yield
         except (duckdb.ConnectionException, duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise LedgerUnavailable(f"the ledger {self._path} can't be read: {error}") from error
-
-    def _stage(self, name: str, rows: Iterable[Any]) -> Path:
-        path = Path(self._spool.name) / f"{name}.ndjson"
-        lines = [orjson.dumps(row) for row in rows]
-        self._longest = max(_SMALLEST_BUFFER, *map(len, lines)) if lines else _SMALLEST_BUFFER
-        path.write_bytes(b"\n".join(lines))
-        return path
-
-    def _read(self, path: Path, table: str) -> str:
-        """A staged file as the rows of a table; what a line leaves out is null."""
-        types = self._types[table]
-        return f"read_json('{path}', format='newline_delimited', columns={types}, maximum_object_size={self._longest})"
+            raise LedgerUnavailable(f"the ledger {self._path} can't be used: {error}") from error
 
 
 def _without(batch: Batch, known: set[str]) -> Batch:

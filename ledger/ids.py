@@ -1,22 +1,12 @@
 """The times that ids tell (core/ids.py), by which a search among many millions of rows is bounded."""
 
+from core.ids import id_ms
 from ledger.model import EventRow
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
 #: How long after its request an event may come.
 _LONGEST_MS = 100 * _DAY_MS
-
-
-def id_ms(own_id: str | None) -> int | None:
-    """Epoch milliseconds in an id such as ``req_019a…``; of an id that is derived from others, any number."""
-    digits = (own_id or "").rpartition("_")[2]
-    if len(digits) != 32:
-        return None
-    try:
-        return int(digits[:12], 16)
-    except ValueError:
-        return None
 
 
 def earliest_ms(event: EventRow) -> int:
@@ -26,7 +16,7 @@ def earliest_ms(event: EventRow) -> int:
     if event.hold_id is None:
         return event.at_ms
     for own_id in (event.request_id, event.hold_id):
-        began_ms = id_ms(own_id)
+        began_ms = id_ms(own_id) if own_id else None
         if began_ms is not None and event.at_ms - _LONGEST_MS <= began_ms <= event.at_ms + _HOUR_MS:
             return min(began_ms, event.at_ms)
     return event.at_ms - _DAY_MS

@@ -13,32 +13,8 @@ from typing import Any
 from core.values import value
 
 #: A cost record, or a part of one: column name to value. Money, prices and quantities are decimal text, times are text
-#: as `ledger.records.timestamp` writes them; what is null is left out.
+#: as `ledger.charges.timestamp` writes them; what is null is left out.
 Charge = dict[str, Any]
-
-#: What differs between the cost records of one event.
-ROW_COLUMNS = (
-    "BilledCost",
-    "EffectiveCost",
-    "ListCost",
-    "ContractedCost",
-    "ConsumedQuantity",
-    "ConsumedUnit",
-    "PricingQuantity",
-    "PricingUnit",
-    "ListUnitPrice",
-    "ContractedUnitPrice",
-    "PricingCategory",
-    "SkuId",
-    "SkuPriceId",
-    "SkuMeter",
-    "SkuPriceDetails",
-    "ChargeClass",
-    "ChargeDescription",
-    "x_TokenType",
-    "x_RoundingCost",
-    "x_SourceRecordId",
-)
 
 
 @value
@@ -137,20 +113,38 @@ class CallRow:
 
 
 @value
+class Item:
+    """A cost record of an event, besides what all of the event share.
+
+    kind: its seller, SKU, month and so on; the same object for many, so an engine can keep it once.
+    quantity, unit_pico: None: not counted; else their product is the cost. rounding_pico: x_RoundingCost.
+    All four costs of FOCUS are `cost_pico`.
+    """
+
+    kind: Charge
+    cost_pico: int
+    rounding_pico: int
+    quantity: int | None
+    unit_pico: int | None
+
+
+@value
 class ChargeGroup:
     """The cost records of an event.
 
-    common: what they share. rows: what each has besides, only of `ROW_COLUMNS`.
+    chain: the columns that tell of the scopes; the same object for many. path: as of `CallRow`.
+    start_ms, end_ms: the charge period, the end exclusive.
     """
 
     identity: str
     path: str
-    common: Charge
-    rows: list[Charge]
-
-    def records(self) -> list[Charge]:
-        """Each record, whole."""
-        return [self.common | row for row in self.rows]
+    chain: Charge
+    hold_id: str
+    request_id: str | None
+    start_ms: int
+    end_ms: int
+    recorded_ms: int
+    items: list[Item]
 
 
 @dataclass(slots=True)

@@ -30,3 +30,13 @@ def scopes_of(tags: str) -> tuple[str, ...]:
 def keys_of(path: str) -> list[tuple[str, str]]:
     """Types and keys of a path."""
     return [(kind, key) for kind, _, key in (scope.partition(":") for scope in path.split("\n") if scope)]
+
+
+@lru_cache(maxsize=65_536)
+def first_keys(scopes: tuple[str, ...]) -> dict[str, str]:
+    """The first key of each type of scope in a chain."""
+    found: dict[str, str] = {}
+    for scope in scopes:
+        kind, _, key = scope.partition(":")
+        found.setdefault(kind, key)
+    return found

@@ -137,7 +137,6 @@ def reconcile(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Compare the ledger with the live accounts and with a provider's own record; exit code 1 if something differs."""
-
     from spendgate.reconciling import reconcile_with  # its HTTP client is slow to load
 
     async def work(reader: LedgerReader, settings: Settings) -> tuple[Report, int]:

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
+from ledger.charges import records_of
 from ledger.model import Batch, CallRow
 from ledger.ports import CallsRow, Filter, SpendAsk, SpendRow
 
@@ -42,7 +43,7 @@ class _Fact:
 
 def spend(batches: Iterable[Batch], ask: SpendAsk) -> list[SpendRow]:
     """As `LedgerStore.spend`, sorted."""
-    facts = [_of_charge(r) for b in batches for group in b.charges for r in group.records()]
+    facts = [_of_charge(r) for b in batches for group in b.charges for r in records_of(group)]
     rows = [
         SpendRow(group, bucket, sums["cost"], sums["list_cost"], sums["quantity"])
         for (group, bucket), sums in _summed(facts, ask).items()

@@ -1,6 +1,8 @@
 INSERT INTO spend_slots
-SELECT epoch_ms("ChargePeriodStart") // 900000 * 900000, path, "ServiceProviderName", "ServiceName", "ServiceCategory",
-    "SkuMeter", "x_ModelServed", "x_ModelRequested", "x_CostBasis", "x_CostSource",
-    sum("EffectiveCost" + "x_RoundingCost"), sum("ListCost"), coalesce(sum("ConsumedQuantity"), 0)
-FROM new_charges
+SELECT start_ms // 900000 * 900000, path, "ServiceProviderName", "ServiceName", "ServiceCategory", "SkuMeter",
+    "x_ModelServed", "x_ModelRequested", "x_CostBasis", "x_CostSource",
+    sum(cost + rounding), sum(cost), coalesce(sum(quantity), 0)
+FROM new_charges AS record
+JOIN charge_kinds AS kind ON kind.id = record.kind
+JOIN charge_chains AS chain ON chain.id = record.chain
 GROUP BY ALL

@@ -20,7 +20,22 @@ CREATE TABLE IF NOT EXISTS calls (identity VARCHAR NOT NULL, at_ms BIGINT NOT NU
     started_ms BIGINT, latency_ms BIGINT, upstream_ms BIGINT, refusal VARCHAR, account_id VARCHAR,
     path VARCHAR NOT NULL);
 
-CREATE TABLE IF NOT EXISTS charges ({charges}, path VARCHAR NOT NULL);
+-- digest: of all its columns.
+CREATE TABLE IF NOT EXISTS charge_kinds (id INTEGER NOT NULL, digest VARCHAR NOT NULL, {kinds});
+
+CREATE TABLE IF NOT EXISTS charge_chains (id INTEGER NOT NULL, digest VARCHAR NOT NULL, path VARCHAR NOT NULL,
+    {chains});
+
+CREATE TABLE IF NOT EXISTS charge_rows (kind INTEGER NOT NULL, chain INTEGER NOT NULL, identity VARCHAR NOT NULL,
+    number INTEGER NOT NULL, hold_id VARCHAR NOT NULL, request_id VARCHAR, start_ms BIGINT NOT NULL,
+    end_ms BIGINT NOT NULL, recorded_ms BIGINT NOT NULL, cost DECIMAL(38, 12) NOT NULL,
+    rounding DECIMAL(38, 12) NOT NULL, quantity DECIMAL(38, 12), unit_price DECIMAL(38, 18));
+
+CREATE OR REPLACE VIEW charges AS
+SELECT {columns}, chain.path AS path
+FROM charge_rows AS record
+JOIN charge_kinds AS kind ON kind.id = record.kind
+JOIN charge_chains AS chain ON chain.id = record.chain;
 
 CREATE TABLE IF NOT EXISTS paths (path VARCHAR NOT NULL, type VARCHAR NOT NULL, key VARCHAR NOT NULL);
 

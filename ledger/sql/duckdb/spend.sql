@@ -5,12 +5,12 @@ WITH spent AS (
     FROM spend_slots
     WHERE slot_ms >= $first_ms AND slot_ms < $last_ms
     UNION ALL
-    SELECT epoch_ms("ChargePeriodStart"), path, "ServiceProviderName", "ServiceName", "ServiceCategory", "SkuMeter",
-        "x_ModelServed", "x_ModelRequested", "x_CostBasis", "x_CostSource", "EffectiveCost" + "x_RoundingCost",
-        "ListCost", coalesce("ConsumedQuantity", 0), "Tags"
-    FROM charges
-    WHERE ("ChargePeriodStart" >= make_timestamp_ms($start_ms) AND "ChargePeriodStart" < make_timestamp_ms($first_ms))
-        OR ("ChargePeriodStart" >= make_timestamp_ms($last_ms) AND "ChargePeriodStart" < make_timestamp_ms($end_ms))
+    SELECT start_ms, path, "ServiceProviderName", "ServiceName", "ServiceCategory", "SkuMeter", "x_ModelServed",
+        "x_ModelRequested", "x_CostBasis", "x_CostSource", cost + rounding, cost, coalesce(quantity, 0), "Tags"
+    FROM charge_rows AS record
+    JOIN charge_kinds AS kind ON kind.id = record.kind
+    JOIN charge_chains AS chain ON chain.id = record.chain
+    WHERE (start_ms >= $start_ms AND start_ms < $first_ms) OR (start_ms >= $last_ms AND start_ms < $end_ms)
 )
 SELECT {groups} {bucket} AS bucket_ms, sum(cost), sum(list_cost), sum(quantity)
 FROM spent {joins}

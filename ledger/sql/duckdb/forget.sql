@@ -1,1 +1,0 @@
-DELETE FROM {table} WHERE at_ms < $before_ms
