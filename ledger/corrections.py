@@ -18,7 +18,7 @@ def batch_of_adjustments(adjustments: Iterable[Adjustment], at: Position, record
 
     at: where the ledger is, and stays.
     """
-    rows = Batch(at)
+    rows = Batch(at, stays=True)
     for adjustment in adjustments:
         call = adjustment.call
         identity = f"{call.hold_id}:{KIND}"

@@ -99,10 +99,11 @@ class DuckDbLedger:
         add.add_postings(db, batch.postings)
         add.add_calls(db, batch.calls)
         add.add_charges(db, batch.charges)
-        db.execute(
-            "UPDATE ledger SET epoch = ?, sequence = ?, event_id = ?, refusal_id = ?",
-            [p.epoch, p.sequence, p.event_id, p.refusal_id],
-        )
+        if not batch.stays:
+            db.execute(
+                "UPDATE ledger SET epoch = ?, sequence = ?, event_id = ?, refusal_id = ?",
+                [p.epoch, p.sequence, p.event_id, p.refusal_id],
+            )
 
     def _era(self, epoch: str) -> int:
         """The number of an epoch, in the order in which they came."""
@@ -237,7 +238,8 @@ class DuckDbLedger:
                     db.execute(sql(name))
             for table, from_ms in (("events", keep_events_from_ms), ("calls", keep_calls_from_ms)):
                 if from_ms is not None:
-                    self._db.execute(f"DELETE FROM {table} WHERE at_ms < ?", [from_ms])
+                    kept = " AND type NOT IN ('terms', 'document')" if table == "events" else ""
+                    self._db.execute(f"DELETE FROM {table} WHERE at_ms < ?{kept}", [from_ms])
             with contextlib.suppress(duckdb.TransactionException):  # somebody reads: DuckDB does it by itself later
                 self._db.execute("CHECKPOINT")
 

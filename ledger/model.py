@@ -151,10 +151,11 @@ class ChargeGroup:
 class Batch:
     """Rows of some events in the order of the stream, to be added all or none.
 
-    position: where the ledger is afterwards.
+    position: where the ledger is afterwards. stays: it is there already and stays, wherever it goes meanwhile.
     """
 
     position: Position
+    stays: bool = False
     events: list[EventRow] = field(default_factory=list)
     postings: list[Posting] = field(default_factory=list)
     calls: list[CallRow] = field(default_factory=list)
