@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from hashlib import blake2b
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ _TYPES: dict[Any, str] = {int: "BIGINT", int | None: "BIGINT", bool: "BOOLEAN"}
 _CALLS = {f.name: _TYPES.get(f.type, "VARCHAR") for f in fields(CallRow)}
 _event = attrgetter(*EVENTS)
 _call = attrgetter(*_CALLS)
+_state = itemgetter("account", "from", "to", "spent_nano", "limit_nano", "cause", "why")
 _SCOPES, _PATH = list(_CALLS).index("scopes"), list(_CALLS).index("path")
 #: Between values; around a value that holds one of these; for null; for a line break in a chain of scopes.
 _BETWEEN, _QUOTE, _NULL, _BREAK = "\x1f", "\x1e", "\x1d", "\x1c"
@@ -124,6 +125,10 @@ class Appender:
             longest = max(len(e.fields) for e in events)
             source = self._stage("events", EVENTS, [_line(_event(e)) for e in events], longest)
             db.execute(f"INSERT INTO events BY NAME SELECT *, {era} AS era FROM {source}")
+        states = [e for e in events if e.type == "state"]
+        if states:
+            rows = [(era, e.sequence, e.at_ms, *_state(orjson.loads(e.fields))) for e in states]
+            db.executemany("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def add_postings(self, db: duckdb.DuckDBPyConnection, postings: Iterable[Posting]) -> None:
         """Their sums by account and slot."""

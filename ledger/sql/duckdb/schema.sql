@@ -10,6 +10,11 @@ CREATE TABLE IF NOT EXISTS events (identity VARCHAR NOT NULL, event_id VARCHAR N
     sequence BIGINT NOT NULL, at_ms BIGINT NOT NULL, type VARCHAR NOT NULL, hold_id VARCHAR, request_id VARCHAR,
     fields VARCHAR NOT NULL, era INTEGER NOT NULL);
 
+-- What events of type state say; it stays when they are forgotten.
+CREATE TABLE IF NOT EXISTS states (era INTEGER NOT NULL, sequence BIGINT NOT NULL, at_ms BIGINT NOT NULL,
+    account_id VARCHAR NOT NULL, was INTEGER NOT NULL, now INTEGER NOT NULL, spent_nano BIGINT NOT NULL,
+    limit_nano BIGINT NOT NULL, cause VARCHAR NOT NULL, why VARCHAR NOT NULL);
+
 CREATE TABLE IF NOT EXISTS calls (identity VARCHAR NOT NULL, at_ms BIGINT NOT NULL, kind VARCHAR NOT NULL,
     outcome VARCHAR NOT NULL, request_id VARCHAR, hold_id VARCHAR NOT NULL, surface VARCHAR, operation VARCHAR,
     stream BOOLEAN NOT NULL, key_id VARCHAR, scopes VARCHAR[] NOT NULL, agent VARCHAR, team VARCHAR, provider VARCHAR,
