@@ -152,6 +152,32 @@ def conditions_on_calls(filters: Sequence[Filter]) -> tuple[str, dict[str, Any]]
     return " AND ".join(where), parameters
 
 
+def conditions_on_charges(filters: Sequence[Filter]) -> tuple[str, dict[str, Any]]:
+    """Filters on single cost records, and their parameters.
+
+    Raises:
+        InvalidInput: a dimension is not known.
+    """
+    where, parameters = ["true"], {}
+    for n, wanted in enumerate(filters):
+        check_dimension(wanted.dimension, CHARGE_DIMENSIONS)
+        name = _CHARGE_COLUMNS.get(wanted.dimension)
+        column = f'"{name}"' if name else f'json_extract_string("Tags", \'$."{wanted.dimension}"\')'
+        where.append(_one_of(n, f"{column}::VARCHAR", wanted))
+        parameters[f"f{n}"] = [v for v in wanted.values if v is not None]
+    return " AND ".join(where), parameters
+
+
+_CHARGE_COLUMNS = {
+    "provider": "ServiceProviderName",
+    "service": "ServiceName",
+    "category": "ServiceCategory",
+    "meter": "SkuMeter",
+    "model": "x_ModelServed",
+    "model_requested": "x_ModelRequested",
+    "basis": "x_CostBasis",
+    "source": "x_CostSource",
+}
 _CALL_COLUMNS = {name: name for name in CALL_DIMENSIONS} | {"model": "model_served", "agent": "agent", "team": "team"}
 
 

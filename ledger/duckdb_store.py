@@ -10,17 +10,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 
 from core.errors import ConfigError
 from ledger.duckdb_append import EVENTS, Appender
-from ledger.duckdb_sql import conditions_on_calls, parts_of, schema, sql
+from ledger.duckdb_sql import conditions_on_calls, conditions_on_charges, parts_of, schema, sql
 from ledger.errors import LedgerUnavailable
 from ledger.ids import earliest_ms
 from ledger.model import Batch, CallRow, EventRow, Position
-from ledger.ports import AccountPoint, CallsAsk, CallsRow, Interval, SpendAsk, SpendRow, StateChange
+from ledger.ports import AccountPoint, CallsAsk, CallsRow, Filter, Interval, SpendAsk, SpendRow, StateChange
 from ledger.scopes import UNSUMMED
 
 LAYOUT = 1
@@ -243,9 +243,26 @@ class DuckDbLedger:
             with contextlib.suppress(duckdb.TransactionException):  # somebody reads: DuckDB does it by itself later
                 self._db.execute("CHECKPOINT")
 
-    def copy(self, query: str, parameters: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-        """A query's result, to be read in pieces; for exports."""
-        return self._db.cursor().execute(query, parameters)
+    def charges(
+        self,
+        interval: Interval,
+        filters: Sequence[Filter],
+        columns: Sequence[str],
+        *,
+        by: Literal["ChargePeriodStart", "x_RecordedAt"] = "ChargePeriodStart",
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """Cost records, in pieces, in the order of `by`."""
+        where, parameters = conditions_on_charges(filters)
+        names = ", ".join(f'"{name}"' for name in columns)
+        query = (
+            f'SELECT {names} FROM charges WHERE "{by}" >= make_timestamp_ms($start_ms) '
+            f'AND "{by}" < make_timestamp_ms($end_ms) AND {where} ORDER BY "{by}", "x_SourceRecordId"'
+        )
+        parameters |= {"start_ms": interval.start_ms, "end_ms": interval.end_ms}
+        with self._available(), self._db.cursor() as cursor:
+            cursor.execute(query, parameters)
+            while page := cursor.fetchmany(_PAGE):
+                yield page
 
     def close(self) -> None:
         """Give the file free."""

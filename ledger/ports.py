@@ -174,6 +174,20 @@ class LedgerStore(Protocol):
         """Every event after a position, in the order of their epochs and sequence."""
         ...
 
+    def charges(
+        self,
+        interval: Interval,
+        filters: Sequence[Filter],
+        columns: Sequence[str],
+        *,
+        by: Literal["ChargePeriodStart", "x_RecordedAt"] = "ChargePeriodStart",
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """Cost records, in pieces and in the order of `by`, whose interval it is: values of these columns of
+        `CHARGE_COLUMNS`, with exact decimals and times in UTC without a zone. Filters are by type of scope, or by
+        `CHARGE_DIMENSIONS`.
+        """
+        ...
+
     def facts(self) -> dict[str, Any]:
         """Engine, version, number of rows by table, size in bytes, newest event's time: for people and metrics."""
         ...
@@ -217,6 +231,14 @@ class LedgerReader(Protocol):
         self, interval: Interval, account_ids: Sequence[str] | None, limit: int
     ) -> list[StateChange]:
         """As `LedgerStore.state_changes`."""
+        ...
+
+    async def export_to(self, path: str, kind: str, layout: str, interval: Interval, filters: Sequence[Filter]) -> int:
+        """Write cost records into a file on the owner's machine (`ledger.export`); how many."""
+        ...
+
+    async def export_delta(self, table: str, start_ms: int) -> int:
+        """Append cost records to a Delta Lake table (`ledger.delta`); how many."""
         ...
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> int:

@@ -67,7 +67,7 @@ def spend(
     interval = _last(hours)
 
     async def ask(reader: LedgerReader, _: Settings) -> list[Any]:
-        return await reader.spend(SpendAsk(interval, groups, _bucket(bucket), zone, _filters(scope)))
+        return await reader.spend(SpendAsk(interval, groups, _bucket(bucket), zone, filters_of(scope)))
 
     rows = sorted(run_on_ledger(ask), key=lambda row: (row.bucket_ms or 0, -row.cost_usd))
     if as_json:
@@ -262,7 +262,8 @@ def _bucket(name: str | None) -> Bucket | None:
     raise typer.BadParameter("must be hour, day, week or month", param_hint="--bucket")
 
 
-def _filters(scopes: list[str] | None) -> tuple[Filter, ...]:
+def filters_of(scopes: list[str] | None) -> tuple[Filter, ...]:
+    """Options such as ``team:ml`` as filters."""
     found = []
     for text in scopes or ():
         name, separator, key = text.partition(":")

@@ -3,19 +3,23 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from core.clock import SystemClock
 from core.errors import ConfigError
 from core.ids import RandomIds
 from ledger.corrections import batch_of_adjustments
+from ledger.delta import export_delta
 from ledger.errors import LedgerUnavailable
+from ledger.export import ExportAsk, Format, Layout, export
 from ledger.model import CallRow, EventRow
 from ledger.ports import (
     AccountPoint,
     Adjustment,
     CallsAsk,
     CallsRow,
+    Filter,
     Interval,
     LedgerReader,
     LedgerStore,
@@ -60,6 +64,18 @@ class OwnLedger:
     ) -> list[StateChange]:
         """As `LedgerStore.state_changes`."""
         return await asyncio.to_thread(self.store.state_changes, interval, account_ids, limit)
+
+    async def export_to(self, path: str, kind: str, layout: str, interval: Interval, filters: Sequence[Filter]) -> int:
+        """Write cost records into a file; how many."""
+        ask = ExportAsk(interval, Format(kind), Layout(layout), tuple(filters))
+        try:
+            return await asyncio.to_thread(export, self.store, Path(path), ask)
+        except OSError as error:
+            raise ConfigError(f"{path} can't be written: {error.strerror}") from None
+
+    async def export_delta(self, table: str, start_ms: int) -> int:
+        """Append cost records to a Delta Lake table; how many."""
+        return await asyncio.to_thread(export_delta, self.store, table, self._clock.now_ms(), start_ms)
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> int:
         """Add adjustments of calls that the live state no longer knows; how many were new."""

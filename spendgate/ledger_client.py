@@ -9,10 +9,12 @@ import orjson
 
 from ledger.errors import LedgerUnavailable
 from ledger.model import CallRow, EventRow
-from ledger.ports import AccountPoint, Adjustment, CallsAsk, CallsRow, Interval, SpendAsk, SpendRow, StateChange
+from ledger.ports import AccountPoint, Adjustment, CallsAsk, CallsRow, Filter, Interval, SpendAsk, SpendRow, StateChange
 from spendgate.ledger_wire import LIMIT_BYTES, socket_path, verbs
 
 _TIMEOUT_S = 30.0
+#: For what writes files.
+_LONG_S = 6 * 3600.0
 
 
 class LedgerClient:
@@ -56,6 +58,24 @@ class LedgerClient:
         )
         return found
 
+    async def export_to(self, path: str, kind: str, layout: str, interval: Interval, filters: Sequence[Filter]) -> int:
+        """Have the owner write a file; how many records it has."""
+        count: int = await self._ask(
+            "export_to",
+            _LONG_S,
+            path=path,
+            kind=kind,
+            layout=layout,
+            interval=interval,
+            filters=filters,
+        )
+        return count
+
+    async def export_delta(self, table: str, start_ms: int) -> int:
+        """Have the owner append to a Delta Lake table; how many records."""
+        count: int = await self._ask("export_delta", _LONG_S, table=table, start_ms=start_ms)
+        return count
+
     async def adjust(self, adjustments: Sequence[Adjustment]) -> int:
         """Add adjustments of calls that the live state no longer knows; how many were new."""
         added: int = await self._ask("adjust", adjustments=adjustments)
@@ -66,12 +86,12 @@ class LedgerClient:
         found: dict[str, Any] = await self._ask("facts")
         return found
 
-    async def _ask(self, name: str, **given: Any) -> Any:
+    async def _ask(self, name: str, timeout_s: float = _TIMEOUT_S, /, **given: Any) -> Any:
         verb = verbs()[name]
         texts = [b'"%b":%b' % (key.encode(), verb.given[key].dump_json(value)) for key, value in given.items()]
         line = b'{"ask":"%b","given":{%b}}\n' % (name.encode(), b",".join(texts))
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 reply = await self._exchange(line)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             raise LedgerUnavailable(f"the ledger's process does not answer: {error or 'too slow'}") from error

@@ -125,6 +125,14 @@ def test_what_is_asked_on_the_command_line(gateway: RunningGateway):
     told = command(gateway.environment, "explain", answer["requestId"])
     assert told.returncode == 0 and "settle" in told.stdout and "spent then" in told.stdout
     assert command(gateway.environment, "explain", "req_none").returncode == 1
+    out = Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "out.csv"
+    done = command(gateway.environment, "export", "--out", str(out), "--scope", "agent:a")
+    assert done.returncode == 0 and "2 records written" in done.stderr, done.stderr
+    printed = command(gateway.environment, "export", "--out", "-", "--scope", "agent:a").stdout
+    assert printed.splitlines() == out.read_text().splitlines()
+    assert printed.startswith("BilledCost,EffectiveCost,") and printed.count(answer["model"]) >= 2
+    refused = command(gateway.environment, "export", "--out", "/nowhere/x.csv")
+    assert refused.returncode == 1 and "can't be written" in refused.stderr
     facts = json.loads(command(gateway.environment, "ledger", "facts", "--json").stdout)
     assert facts["rows"]["calls"] == 1
     names = command(gateway.environment, "ledger", "readers").stdout
