@@ -49,6 +49,7 @@ class Soak:
     rig: Rig
     rng: random.Random
     until_s: float
+    limit_usd: float
     statuses: Counter[int] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
 
@@ -129,24 +130,24 @@ class Soak:
             books = round(spend["spent"] * 10**9)
             print(f"{agent}: billed {billed}, on the books {books} nano-dollars, of {spend['limit']} USD")
             assert billed <= books, "the books have no less than the bill"
-            assert billed <= LIMIT_USD * 1.2 * 10**9, "the bill is within the cap"
+            assert billed <= self.limit_usd * 1.2 * 10**9, "the bill is within the cap"
 
 
-def soak(seconds: float, seed: int) -> None:
+def soak(seconds: float, seed: int, limit_usd: float = LIMIT_USD) -> None:
     """Run for so long, then check.
 
     Raises:
         AssertionError: a promise was not kept.
     """
     settings = {
-        "BUDGET_DEFAULT_LIMIT": str(LIMIT_USD),
+        "BUDGET_DEFAULT_LIMIT": str(limit_usd),
         "SPENDGATE_VERIFY_EVERY_S": "2",
         "SPENDGATE_CALL_TIMEOUT_S": "10",
         "SPENDGATE_LEDGER": "embedded",
         "SPENDGATE_STREAM_KEEP_S": "10",
     }
     with running_rig(**settings) as rig:
-        run = Soak(rig, random.Random(seed), time.monotonic() + seconds)
+        run = Soak(rig, random.Random(seed), time.monotonic() + seconds, limit_usd)
         callers = [threading.Thread(target=run.caller, args=(seed * 1000 + n,)) for n in range(CALLERS)]
         for caller in callers:
             caller.start()
@@ -176,10 +177,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=SystemClock().now_ms() % 10**6, help="of what happens; not of when")
+    parser.add_argument(
+        "--limit-usd", type=float, default=LIMIT_USD, help="of each agent; a large one is never reached"
+    )
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.minutes:g} minutes")
     try:
-        soak(options.minutes * 60, options.seed)
+        soak(options.minutes * 60, options.seed, options.limit_usd)
     except AssertionError as error:
         print(f"BROKEN: {error}", file=sys.stderr)
         return 1
