@@ -1,0 +1,172 @@
+"""Batches into ClickHouse, which has no transactions.
+
+1. An attempt takes a number that no attempt had before; all its rows carry it.
+2. Events and calls are inserted; if the ledger has some of them already, the attempt is given up, and another one begins
+   without these.
+3. The other rows follow, then sums, each reckoned from this attempt's rows alone.
+4. A row in `positions` commits the attempt: only then does anything of it count. It also says which numbers before it
+   were given up for good.
+
+Failure policy: an attempt that breaks off leaves rows that never count, also if they arrive later; the next one goes by
+another number. One process writes to a ledger at a time.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import orjson
+
+from ledger.charges import records_of
+from ledger.clickhouse_connection import Connection, with_columns
+from ledger.clickhouse_sql import Snapshot, sql
+from ledger.duckdb_sql import SLOT_MS
+from ledger.ids import earliest_ms
+from ledger.model import Batch, CallRow, ChargeGroup, EventRow, Position, Posting
+
+#: How far an attempt's number may be behind the number of the one before, if that one broke off: they differ, then.
+_JUMP = 2**32
+EVENT_FIELDS = ", ".join(f.name for f in fields(EventRow))
+CALL_FIELDS = ", ".join(f.name for f in fields(CallRow))
+
+
+class Appender:
+    """Adds batches. One at a time."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._to = connection
+        self._number = 0  # of the last attempt, if it was committed
+
+    def snapshot(self) -> Snapshot:
+        """What counts now."""
+        [row] = self._to.rows(sql("snapshot"))
+        batch, merged_to, epoch, sequence, event_id, refusal_id, gaps = row
+        return Snapshot(batch, merged_to, Position(epoch, sequence, event_id, refusal_id), tuple(map(tuple, gaps)))
+
+    def append(self, batch: Batch) -> int:
+        """Add a batch; how many of its events were new."""
+        at = self.snapshot()
+        era = self._era(batch, at)
+        number = self._begin(at)
+        self._add_facts(number, batch, era)
+        known = self._known(number, batch, era, at)
+        if known:
+            batch = _without(batch, known)
+            number = self._begin(at)
+            self._add_facts(number, batch, era)
+        self._add_states(number, [e for e in batch.events if e.type == "state"], era)
+        self._add_postings(number, batch.postings)
+        self._add_charges(number, batch.charges)
+        self._add_call_slots(number, batch.calls)
+        self._commit(number, at, batch.position)
+        return len(batch.events)
+
+    def compact(self) -> None:
+        """Merge the sums of many batches."""
+        at = self.snapshot()
+        number = self._begin(at)
+        for name in ("compact_spend", "compact_calls", "compact_accounts"):
+            self._to.run(sql(name).format(batch=number, merged_to=at.merged_to, live=at.live()))
+        self._commit(number, at, at.position, merged=True)
+        # What a question may still read that began before the commit goes with the next compaction.
+        for table in ("spend_slots", "call_slots", "account_slots"):
+            self._to.run(f"DELETE FROM {table} WHERE NOT merged AND batch <= {at.merged_to}")
+        self._forget_failed(at)
+        self._to.run(f"DELETE FROM positions WHERE batch < {at.batch} AND batch = after + 1")
+
+    def _forget_failed(self, at: Snapshot) -> None:
+        """Rows of attempts that failed since the last compaction."""
+        failed = " OR ".join(f"batch > {a} AND batch < {b}" for a, b in at.gaps if b > at.merged_to)
+        if failed:
+            for table in ("events", "states", "calls", "charges", "spend_slots", "call_slots", "account_slots"):
+                self._to.run(f"DELETE FROM {table} WHERE {failed}")
+
+    def _begin(self, at: Snapshot) -> int:
+        """The number of a new attempt: the next one, or, if one may have broken off, one that it can't have had."""
+        last, self._number = self._number, 0
+        return at.batch + (1 if last and last == at.batch else random.randrange(2, _JUMP))
+
+    def _commit(self, number: int, at: Snapshot, p: Position, *, merged: bool = False) -> None:
+        merged_to = at.batch if merged else at.merged_to
+        row = {"batch": number, "after": at.batch, "merged_to": merged_to, "epoch": p.epoch, "sequence": p.sequence}
+        self._to.insert("positions", [orjson.dumps(row | {"event_id": p.event_id, "refusal_id": p.refusal_id})])
+        self._number = number
+
+    def _era(self, batch: Batch, at: Snapshot) -> int:
+        """The number of the batch's epoch, in the order in which they came."""
+        epoch = batch.position.epoch
+        found = self.eras()
+        if epoch not in found and batch.events:
+            found[epoch] = len(found) + 1
+            self._to.insert("eras", [orjson.dumps({"epoch": epoch, "era": found[epoch]})])
+        return found.get(epoch, len(found) + 1)
+
+    def eras(self) -> dict[str, int]:
+        """Epochs and their numbers."""
+        return dict(self._to.rows("SELECT epoch, min(era) FROM eras GROUP BY epoch"))
+
+    def _add_facts(self, number: int, batch: Batch, era: int) -> None:
+        self._to.insert("events", (with_columns(e, batch=number, era=era) for e in batch.events))
+        self._to.insert("calls", (with_columns(c, batch=number, ordinal=n) for n, c in enumerate(batch.calls)))
+
+    def _known(self, number: int, batch: Batch, era: int, at: Snapshot) -> set[str]:
+        """Identities of what is in the ledger already: after a rebuild, or if a batch is repeated."""
+        refused = [c.at_ms for c in batch.calls if c.kind == "refusal"]
+        # Nothing was rebuilt before the end of the first epoch, so what follows the position there is new.
+        follows = not batch.events or (era == 1 and batch.events[0].sequence > at.position.sequence)
+        if follows and not refused:
+            return set()
+        never = 2**62
+        found = self._to.rows(
+            sql("known").format(
+                live=at.live(),
+                batch=number,
+                events_from_ms=never if follows else min(map(earliest_ms, batch.events)),
+                refusals_from_ms=min(refused, default=never),
+            )
+        )
+        return {row[0] for row in found}
+
+    def _add_states(self, number: int, events: Sequence[EventRow], era: int) -> None:
+        rows = []
+        for event in events:
+            told = orjson.loads(event.fields)
+            row = {"sequence": event.sequence, "at_ms": event.at_ms, "account_id": told["account"]}
+            row |= {"was": int(told["from"]), "now": int(told["to"])}
+            row |= {name: int(told[name]) for name in ("spent_nano", "limit_nano")}
+            rows.append(row | {"cause": told["cause"], "why": told["why"]})
+        self._to.insert("states", (with_columns(row, batch=number, era=era) for row in rows))
+
+    def _add_postings(self, number: int, postings: Sequence[Posting]) -> None:
+        sums: dict[tuple[int, str], int] = {}
+        for posting in postings:
+            key = (posting.at_ms // SLOT_MS * SLOT_MS, posting.account_id)
+            sums[key] = sums.get(key, 0) + posting.posted_nano
+        rows = [
+            {"slot_ms": slot_ms, "account_id": account_id, "posted_nano": nano, "merged": False}
+            for (slot_ms, account_id), nano in sums.items()
+        ]
+        self._to.insert("account_slots", (with_columns(row, batch=number) for row in rows))
+
+    def _add_charges(self, number: int, groups: Sequence[ChargeGroup]) -> None:
+        records = (record | {"path": group.path} for group in groups for record in records_of(group))
+        self._to.insert("charges", (with_columns(record, batch=number) for record in records))
+        if groups:
+            times = [group.start_ms for group in groups]
+            self._to.run(sql("add_spend_slots").format(batch=number, from_ms=min(times), to_ms=max(times)))
+
+    def _add_call_slots(self, number: int, calls: Sequence[CallRow]) -> None:
+        if calls:
+            times = [call.at_ms for call in calls]
+            self._to.run(sql("add_call_slots").format(batch=number, from_ms=min(times), to_ms=max(times)))
+
+
+def _without(batch: Batch, known: set[str]) -> Batch:
+    """The batch less what comes of these events."""
+    return replace(
+        batch,
+        events=[e for e in batch.events if e.identity not in known],
+        postings=[p for p in batch.postings if p.identity not in known],
+        calls=[c for c in batch.calls if c.identity not in known],
+        charges=[c for c in batch.charges if c.identity not in known],
+    )

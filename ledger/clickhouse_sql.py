@@ -1,0 +1,148 @@
+"""The SQL of the ClickHouse engine: its files, and the parts that depend on what is asked."""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from core.values import value
+from ledger.columns import CHARGE_COLUMNS, Column, Kind
+from ledger.duckdb_sql import SLOT_MS, check_dimension
+from ledger.model import Position
+from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, SpendAsk
+from ledger.scopes import UNSUMMED
+
+_TYPES = {
+    Kind.TEXT: "String",
+    Kind.JSON: "String",
+    Kind.TIME: "DateTime64(3, 'UTC')",
+    Kind.MONEY: "Decimal(38, 12)",
+    Kind.UNIT_PRICE: "Decimal(38, 18)",
+    Kind.QUANTITY: "Decimal(38, 12)",
+    Kind.WHOLE: "Int64",
+}
+#: Text that is another one for nearly every call; all other text repeats.
+_VARIED = ("x_SourceRecordId", "x_RequestId", "x_AttemptId", "x_TraceId", "x_HoldId", "Tags", "x_ScopePath")
+_CALL_COLUMNS = {name: name for name in CALL_DIMENSIONS} | {"model": "model_served", "agent": "agent", "team": "team"}
+
+
+@cache
+def sql(name: str) -> str:
+    """A file of `ledger/sql/clickhouse`, by its name without suffix."""
+    return files("ledger").joinpath("sql", "clickhouse", f"{name}.sql").read_text()
+
+
+def schema() -> list[str]:
+    """Statements that make what is missing."""
+    charges = ", ".join(f"`{c.name}` {_type(c)}" for c in CHARGE_COLUMNS)
+    lines = [line for line in sql("schema").splitlines() if not line.startswith("--")]
+    return "\n".join(lines).format(charges=charges).split(";\n")
+
+
+def _type(column: Column) -> str:
+    own = _TYPES[column.kind] if column.required else f"Nullable({_TYPES[column.kind]})"
+    return f"LowCardinality({own})" if column.kind is Kind.TEXT and column.name not in _VARIED else own
+
+
+@value
+class Snapshot:
+    """What counts, at a moment.
+
+    batch: the newest that was committed. merged_to: sums up to this batch count only where they are merged.
+    gaps: numbers between these, both exclusive, were given to attempts that failed.
+    """
+
+    batch: int
+    merged_to: int
+    position: Position
+    gaps: tuple[tuple[int, int], ...]
+
+    def live(self) -> str:
+        """The condition that a row counts."""
+        failed = "".join(f" AND NOT (batch > {after} AND batch < {batch})" for after, batch in self.gaps)
+        return f"(batch <= {self.batch}{failed})"
+
+    def live_slots(self) -> str:
+        """The same for a row of sums."""
+        return f"({self.live()} AND (merged OR batch > {self.merged_to}))"
+
+
+@value
+class Query:
+    """SQL and its parameters."""
+
+    text: str
+    parameters: dict[str, Any]
+
+
+def query_of(ask: SpendAsk, at: Snapshot, *, of_calls: bool) -> Query:
+    """An ask about spend or calls.
+
+    Raises:
+        InvalidInput: a dimension is not known.
+    """
+    dimensions = CALL_DIMENSIONS if of_calls else CHARGE_DIMENSIONS
+    named = [*ask.group_by, *(f.dimension for f in ask.filters)]
+    for name in named:
+        check_dimension(name, dimensions)
+    start_ms, end_ms = ask.interval.start_ms, ask.interval.end_ms
+    first_ms = -(-start_ms // SLOT_MS) * SLOT_MS
+    last_ms = max(first_ms, end_ms // SLOT_MS * SLOT_MS)
+    if set(UNSUMMED).intersection(named) or first_ms > end_ms:  # of these there are no sums
+        first_ms = last_ms = end_ms
+    parameters = {"start_ms": start_ms, "end_ms": end_ms, "first_ms": first_ms, "last_ms": last_ms}
+    filled: dict[str, Any] = dict(parameters)
+    groups = "".join(f"{_column(name, dimensions, of_calls)} AS g{n}, " for n, name in enumerate(ask.group_by))
+    where = _where(ask.filters, [_column(f.dimension, dimensions, of_calls) for f in ask.filters], filled)
+    text = sql("calls" if of_calls else "spend").format(
+        groups=groups, bucket=_bucket(ask, filled), where=where, live=at.live(), live_slots=at.live_slots()
+    )
+    return Query(text, filled)
+
+
+def conditions_on_calls(filters: Sequence[Filter], parameters: dict[str, Any]) -> str:
+    """Filters on single calls; their values go to the parameters.
+
+    Raises:
+        InvalidInput: a dimension is not known.
+    """
+    columns = []
+    for wanted in filters:
+        check_dimension(wanted.dimension, CALL_DIMENSIONS)
+        column = _CALL_COLUMNS.get(wanted.dimension)
+        columns.append(f"toString({column})" if column else _key("scopes", wanted.dimension))
+    return _where(filters, columns, parameters)
+
+
+def _where(filters: Sequence[Filter], columns: Sequence[str], parameters: dict[str, Any]) -> str:
+    where = ["true"]
+    for n, (wanted, column) in enumerate(zip(filters, columns, strict=True)):
+        parameters[f"f{n}"] = [v for v in wanted.values if v is not None]
+        some = f"ifNull(has({{f{n}:Array(String)}}, {column}), false)"
+        where.append(f"({some} OR {column} IS NULL)" if None in wanted.values else some)
+    return " AND ".join(where)
+
+
+def _column(name: str, dimensions: Sequence[str], of_calls: bool) -> str:
+    if name in dimensions:
+        return f"toString({name})"
+    if name not in UNSUMMED:
+        return _key("splitByChar('\\n', toString(path))", name)
+    return _key("scopes", name) if of_calls else f"JSONExtract(tags, '{name}', 'Nullable(String)')"
+
+
+def _key(scopes: str, scope_type: str) -> str:
+    """The first key of a type in a chain, or null. The type is checked: it can't end the text."""
+    first = f"arrayFirstOrNull(s -> startsWith(s, '{scope_type}:'), {scopes})"
+    return f"substring({first}, {len(scope_type) + 2})"
+
+
+def _bucket(ask: SpendAsk, parameters: dict[str, Any]) -> str:
+    if ask.bucket is None:
+        return "CAST(NULL, 'Nullable(Int64)')"
+    parameters["zone"] = ask.zone
+    local = "toDateTime(intDiv(slot_ms, 1000), {zone:String})"
+    if ask.bucket == "hour":  # one that a clock shows twice is two
+        return f"slot_ms - (slot_ms + timeZoneOffset({local}) * 1000) % 3600000"
+    start = {"day": "toDate", "week": "toMonday", "month": "toStartOfMonth"}[ask.bucket]
+    return f"toInt64(toUnixTimestamp(toDateTime({start}({local}), {{zone:String}}))) * 1000"
