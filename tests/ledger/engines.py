@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from ledger.clickhouse_store import ClickHouseLedger
 from ledger.duckdb_store import DuckDbLedger
 from ledger.ports import LedgerStore
 
@@ -12,5 +13,10 @@ def duckdb_at(location: str) -> LedgerStore:
     return DuckDbLedger(Path(location) / "ledger.duckdb", new_id="ldg_1", memory_mib=256)
 
 
+def clickhouse_at(location: str) -> LedgerStore:
+    """location: a URL."""
+    return ClickHouseLedger(location, new_id="ldg_1")
+
+
 #: A further engine is added here, and what gives it a place of its own in tests/contracts/ledger/conftest.py.
-ENGINES: dict[str, Callable[[str], LedgerStore]] = {"duckdb": duckdb_at}
+ENGINES: dict[str, Callable[[str], LedgerStore]] = {"duckdb": duckdb_at, "clickhouse": clickhouse_at}

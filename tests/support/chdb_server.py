@@ -6,13 +6,16 @@ One statement at a time. With a password (environment CHDB_PASSWORD) every reque
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -122,14 +125,41 @@ def _form(content_type: str, body: bytes) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class ChdbServer:
+    """A running server."""
+
+    port: int
+    password: str = ""
+
+    @contextlib.contextmanager
+    def database(self, name: str = "") -> Iterator[str]:
+        """A new database; its URL. It is dropped at the end."""
+        name = name or f"ledger_{next(_numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        yield f"clickhouse://default:{self.password}@127.0.0.1:{self.port}/{name}"
+        self.execute(f"DROP DATABASE {name}")
+
+    def execute(self, statement: str) -> str:
+        """The answer to a statement, as tab-separated text."""
+        secret = base64.b64encode(f"default:{self.password}".encode()).decode()
+        headers = {"Authorization": f"Basic {secret}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/", statement.encode(), headers)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return str(response.read().decode()).strip()
+
+
+_numbers = itertools.count()
+
+
 @contextlib.contextmanager
-def chdb_server(folder: Path, *, port: int = 0, password: str = "") -> Iterator[int]:
-    """A running server; its port. It is killed at the end, not stopped."""
+def chdb_server(folder: Path, *, port: int = 0, password: str = "") -> Iterator[ChdbServer]:
+    """A running server. It is killed at the end, not stopped."""
     command = [sys.executable, "-m", "tests.support.chdb_server", str(folder), str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"CHDB_PASSWORD": password})
     assert process.stdout
     try:
-        yield int(process.stdout.readline())
+        yield ChdbServer(int(process.stdout.readline()), password)
     finally:
         process.kill()
         process.wait()

@@ -7,6 +7,7 @@ import pytest
 
 from ledger.ports import LedgerStore
 from tests.ledger.engines import ENGINES
+from tests.support.chdb_server import ChdbServer, chdb_server
 
 Open = Callable[[], LedgerStore]
 
@@ -17,10 +18,22 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChdbServer]:
+    """A ClickHouse server."""
+    with chdb_server(tmp_path_factory.mktemp("chdb")) as server:
+        yield server
+
+
 @pytest.fixture
-def location(engine: str, tmp_path: Path) -> str:
-    """Where the ledger of this test is kept, as the engine names it: a folder, later perhaps a server's database."""
-    return str(tmp_path)
+def location(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where the ledger of this test is kept, as the engine names it: a folder, or a database of a server."""
+    if engine != "clickhouse":
+        yield str(tmp_path)
+        return
+    server: ChdbServer = request.getfixturevalue("clickhouse")
+    with server.database() as url:
+        yield url
 
 
 @pytest.fixture
