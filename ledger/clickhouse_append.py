@@ -1,8 +1,8 @@
 """Batches into ClickHouse, which has no transactions.
 
 1. An attempt takes a number that no attempt had before; all its rows carry it.
-2. Events and calls are inserted; if the ledger has some of them already, the attempt is given up, and another one begins
-   without these.
+2. Events and calls are inserted; if the ledger has some of them already, the attempt is given up, and another one
+   begins without these.
 3. The other rows follow, then sums, each reckoned from this attempt's rows alone.
 4. A row in `positions` commits the attempt: only then does anything of it count. It also says which numbers before it
    were given up for good.
@@ -58,7 +58,7 @@ class Appender:
         self._add_postings(number, batch.postings)
         self._add_charges(number, batch.charges)
         self._add_call_slots(number, batch.calls)
-        self._commit(number, at, batch.position)
+        self._commit(number, at, at.position if batch.stays else batch.position)
         return len(batch.events)
 
     def compact(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.values import value
 from ledger.columns import CHARGE_COLUMNS, Column, Kind
-from ledger.duckdb_sql import SLOT_MS, check_dimension
+from ledger.duckdb_sql import CHARGE_COLUMN_OF, SLOT_MS, check_dimension
 from ledger.model import Position
 from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, SpendAsk
 from ledger.scopes import UNSUMMED
@@ -111,6 +111,20 @@ def conditions_on_calls(filters: Sequence[Filter], parameters: dict[str, Any]) -
         check_dimension(wanted.dimension, CALL_DIMENSIONS)
         column = _CALL_COLUMNS.get(wanted.dimension)
         columns.append(f"toString({column})" if column else _key("scopes", wanted.dimension))
+    return _where(filters, columns, parameters)
+
+
+def conditions_on_charges(filters: Sequence[Filter], parameters: dict[str, Any]) -> str:
+    """Filters on single cost records; their values go to the parameters.
+
+    Raises:
+        InvalidInput: a dimension is not known.
+    """
+    columns = []
+    for wanted in filters:
+        check_dimension(wanted.dimension, CHARGE_DIMENSIONS)
+        name, column = wanted.dimension, CHARGE_COLUMN_OF.get(wanted.dimension)
+        columns.append(f"toString({column})" if column else f"JSONExtract(Tags, '{name}', 'Nullable(String)')")
     return _where(filters, columns, parameters)
 
 

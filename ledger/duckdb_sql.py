@@ -161,14 +161,15 @@ def conditions_on_charges(filters: Sequence[Filter]) -> tuple[str, dict[str, Any
     where, parameters = ["true"], {}
     for n, wanted in enumerate(filters):
         check_dimension(wanted.dimension, CHARGE_DIMENSIONS)
-        name = _CHARGE_COLUMNS.get(wanted.dimension)
+        name = CHARGE_COLUMN_OF.get(wanted.dimension)
         column = f'"{name}"' if name else f'json_extract_string("Tags", \'$."{wanted.dimension}"\')'
         where.append(_one_of(n, f"{column}::VARCHAR", wanted))
         parameters[f"f{n}"] = [v for v in wanted.values if v is not None]
     return " AND ".join(where), parameters
 
 
-_CHARGE_COLUMNS = {
+#: The column of cost records that is a dimension.
+CHARGE_COLUMN_OF = {
     "provider": "ServiceProviderName",
     "service": "ServiceName",
     "category": "ServiceCategory",

@@ -21,4 +21,10 @@ def open_ledger(settings: Settings, ids: Ids) -> LedgerStore:
 
         path = settings.data_dir / "ledger" / f"{settings.namespace}.duckdb"
         return DuckDbLedger(path, new_id=ids.new("ldg"), memory_mib=settings.ledger_memory_mib)
-    raise ConfigError(f"SPENDGATE_LEDGER must be {EMBEDDED} or {OFF}, not {settings.ledger}")
+    if settings.ledger.startswith(("clickhouse://", "clickhouses://")):
+        try:
+            from ledger.clickhouse_store import ClickHouseLedger  # of an extra
+        except ImportError:
+            raise ConfigError("a ledger in ClickHouse needs the extra: pip install 'spendgate[clickhouse]'") from None
+        return ClickHouseLedger(settings.ledger, new_id=ids.new("ldg"))
+    raise ConfigError(f"SPENDGATE_LEDGER must be {EMBEDDED}, {OFF} or a clickhouse:// URL")

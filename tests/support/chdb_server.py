@@ -169,9 +169,7 @@ def chdb_server(folder: Path, *, port: int = 0, password: str = "") -> Iterator[
 def main() -> None:
     """Serve until killed."""
     folder, port = sys.argv[1], int(sys.argv[2])
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", port), _handler(_Database(folder), os.environ.get("CHDB_PASSWORD", ""))
-    )
+    server = ThreadingHTTPServer(("127.0.0.1", port), _handler(_Database(folder), os.environ.get("CHDB_PASSWORD", "")))
     server.daemon_threads = True
     print(server.server_address[1], flush=True)
     server.serve_forever()
