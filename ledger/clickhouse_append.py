@@ -24,8 +24,10 @@ from ledger.duckdb_sql import SLOT_MS
 from ledger.ids import earliest_ms
 from ledger.model import Batch, CallRow, ChargeGroup, EventRow, Position, Posting
 
-#: How far an attempt's number may be behind the number of the one before, if that one broke off: they differ, then.
+#: An attempt after one that may have broken off takes a number as far as this ahead, by chance: not that one's.
 _JUMP = 2**32
+_FACTS = ("events", "states", "calls", "charges")
+_SUMS = ("spend_slots", "call_slots", "account_slots")
 EVENT_FIELDS = ", ".join(f.name for f in fields(EventRow))
 CALL_FIELDS = ", ".join(f.name for f in fields(CallRow))
 
@@ -62,24 +64,25 @@ class Appender:
         return len(batch.events)
 
     def compact(self) -> None:
-        """Merge the sums of many batches."""
+        """Merge the sums of many batches, and let go of what failed attempts left.
+
+        Numbers of failed attempts are forgotten at the second compaction after them: by then all that the server was
+        still busy with has come and gone.
+        """
         at = self.snapshot()
         number = self._begin(at)
+        failed = " OR ".join(f"batch > {after} AND batch < {batch}" for after, batch in at.gaps)
+        for table in (*_FACTS, *_SUMS) if failed else ():
+            self._to.run(f"DELETE FROM {table} WHERE {failed}")
         for name in ("compact_spend", "compact_calls", "compact_accounts"):
             self._to.run(sql(name).format(batch=number, merged_to=at.merged_to, live=at.live()))
         self._commit(number, at, at.position, merged=True)
         # What a question may still read that began before the commit goes with the next compaction.
-        for table in ("spend_slots", "call_slots", "account_slots"):
+        for table in _SUMS:
             self._to.run(f"DELETE FROM {table} WHERE NOT merged AND batch <= {at.merged_to}")
-        self._forget_failed(at)
-        self._to.run(f"DELETE FROM positions WHERE batch < {at.batch} AND batch = after + 1")
-
-    def _forget_failed(self, at: Snapshot) -> None:
-        """Rows of attempts that failed since the last compaction."""
-        failed = " OR ".join(f"batch > {a} AND batch < {b}" for a, b in at.gaps if b > at.merged_to)
-        if failed:
-            for table in ("events", "states", "calls", "charges", "spend_slots", "call_slots", "account_slots"):
-                self._to.run(f"DELETE FROM {table} WHERE {failed}")
+        self._to.run(
+            f"DELETE FROM positions WHERE batch < {at.batch} AND (batch = after + 1 OR batch <= {at.merged_to})"
+        )
 
     def _begin(self, at: Snapshot) -> int:
         """The number of a new attempt: the next one, or, if one may have broken off, one that it can't have had."""

@@ -21,10 +21,15 @@ def open_ledger(settings: Settings, ids: Ids) -> LedgerStore:
 
         path = settings.data_dir / "ledger" / f"{settings.namespace}.duckdb"
         return DuckDbLedger(path, new_id=ids.new("ldg"), memory_mib=settings.ledger_memory_mib)
-    if settings.ledger.startswith(("clickhouse://", "clickhouses://")):
-        try:
-            from ledger.clickhouse_store import ClickHouseLedger  # of an extra
-        except ImportError:
-            raise ConfigError("a ledger in ClickHouse needs the extra: pip install 'spendgate[clickhouse]'") from None
-        return ClickHouseLedger(settings.ledger, new_id=ids.new("ldg"))
-    raise ConfigError(f"SPENDGATE_LEDGER must be {EMBEDDED}, {OFF} or a clickhouse:// URL")
+    if settings.ledger.partition("://")[0] in ("clickhouse", "clickhouses"):
+        return _clickhouse(settings.ledger, ids.new("ldg"))
+    # What it is instead may be a URL with a password in it.
+    raise ConfigError(f"SPENDGATE_LEDGER must be {EMBEDDED}, {OFF} or clickhouse://user:password@host:8123/database")
+
+
+def _clickhouse(url: str, new_id: str) -> LedgerStore:
+    try:
+        from ledger.clickhouse_store import ClickHouseLedger  # needs an extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"for a ledger in ClickHouse: pip install 'spendgate[clickhouse]' ({error})") from None
+    return ClickHouseLedger(url, new_id=new_id)

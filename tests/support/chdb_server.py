@@ -67,6 +67,8 @@ def _is_setting(name: str) -> bool:
 def _handler(database: _Database, password: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer in one piece
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
             given = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
