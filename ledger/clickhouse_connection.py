@@ -95,7 +95,9 @@ class Connection:
                 form_encode_query_params=True,  # a list of ids is too long for a URL
                 dedicated_pool=True,
                 settings=_SETTINGS | {"max_execution_time": max(1, timeout_s - 5)},
-                **address.tls,
+                ca_cert=address.tls.get("ca_cert"),
+                client_cert=address.tls.get("client_cert"),
+                client_cert_key=address.tls.get("client_cert_key"),
             )
 
     @property

@@ -1,7 +1,8 @@
 """The ledger in ClickHouse: for those who outgrow one machine.
 
 Failure policy: nothing of a batch counts before all of it is there (`ledger.clickhouse_append`); a question is answered
-from the batches that were committed when it was asked. A server that is away is `LedgerUnavailable`. One process writes.
+from the batches that were committed when it was asked. A server that is away is `LedgerUnavailable`; one process
+writes.
 """
 
 import threading

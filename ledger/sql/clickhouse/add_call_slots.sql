@@ -1,7 +1,7 @@
 -- A row that only corrects (a true-up, a late end of an expired hold) is no other call.
 INSERT INTO call_slots
-SELECT {batch}, false, intDiv(at_ms, 900000) * 900000, path, provider, model_served, model_requested, state, outcome, kind,
-    refusal, downgraded,
+SELECT {batch}, false, intDiv(at_ms, 900000) * 900000, path, provider, model_served, model_requested, state, outcome,
+    kind, refusal, downgraded,
     countIf(kind IN ('settle', 'void', 'post') AND NOT corrects OR kind = 'expire'),
     countIf(kind = 'refusal'),
     countIf(kind = 'void' AND NOT corrects),

@@ -1,5 +1,5 @@
--- Append-only. There are no transactions: a row counts if its `batch` was committed, by a row of `positions` written last;
--- numbers between `after` and `batch` there were given to attempts that failed, and count for nothing, ever.
+-- Append-only. There are no transactions: a row counts if its `batch` was committed, by a row of `positions` that is
+-- written last; numbers between `after` and `batch` there were given to attempts that failed, and never count.
 -- The number is part of every sorting key, so that nothing of a failed attempt can replace what counts.
 -- non_replicated_deduplication_window: a client that sends an insert again, as its connection broke, adds nothing.
 CREATE TABLE IF NOT EXISTS ledger (id String, layout UInt32)
