@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,19 @@ def test_no_log_names_the_password(gateway: RunningGateway):
 
 def _is_another(gateway: RunningGateway, pid: int) -> bool:
     return gateway.ledger_pid() not in (None, pid)
+
+
+def test_the_server_is_away_for_a_while(tmp_path: Path):
+    """Calls go on, also those of a gateway that begins meanwhile; what they cost is there afterwards, once."""
+    with chdb_server(tmp_path) as server:
+        port = server.port
+        server.execute("CREATE DATABASE books")
+    with running_gateway(SPENDGATE_LEDGER=f"clickhouse://127.0.0.1:{port}/books") as gateway:
+        assert gateway.chat(agent="alone").status == 200
+        with chdb_server(tmp_path, port=port):
+            gateway.chat(agent="recorded")
+            assert_ledger_is_right(gateway, within_s=30)
+        for _ in range(5):
+            assert gateway.chat(agent="alone").status == 200
+        with chdb_server(tmp_path, port=port):
+            assert_ledger_is_right(gateway, within_s=30)
