@@ -51,7 +51,7 @@ test-tools: ## install the servers that the tests want and the machine lacks, if
 lock: $(VENV)/.dev-stamp ## choose the newest versions of all dependencies, with their hashes
 	@test -x $(BIN)/uv || $(PIP) install uv
 	@$(COMPILE) --upgrade --extra dev --extra build pyproject.toml -o requirements-dev.lock
-	@$(COMPILE) --upgrade --extra build --constraint requirements-dev.lock pyproject.toml -o requirements.lock
+	@$(COMPILE) --upgrade --extra build --extra clickhouse --constraint requirements-dev.lock pyproject.toml -o requirements.lock
 
 bench: $(VENV)/.dev-stamp ## what a gateway adds to a call: Spendgate and its peers (ARGS="--quick", "--only nginx,spendgate")
 	@$(BIN)/python -m bench.speed $(ARGS)
