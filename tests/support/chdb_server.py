@@ -1,7 +1,8 @@
 """ClickHouse's HTTP interface on chDB, in a process of its own, for tests: what clickhouse-connect needs of it.
 
 ``python -m tests.support.chdb_server <folder> [port]`` prints its port and serves until it is killed.
-One statement at a time. With a password (environment CHDB_PASSWORD) every request must carry it.
+One statement at a time. With a password (environment CHDB_PASSWORD) every request must carry it; with a certificate
+(CHDB_CERTIFICATE, its key in the same file) it speaks TLS.
 """
 
 import base64
@@ -10,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
 import threading
@@ -155,10 +157,13 @@ _numbers = itertools.count()
 
 
 @contextlib.contextmanager
-def chdb_server(folder: Path, *, port: int = 0, password: str = "") -> Iterator[ChdbServer]:
+def chdb_server(
+    folder: Path, *, port: int = 0, password: str = "", certificate: Path | None = None
+) -> Iterator[ChdbServer]:
     """A running server. It is killed at the end, not stopped."""
+    environment = os.environ | {"CHDB_PASSWORD": password, "CHDB_CERTIFICATE": str(certificate or "")}
     command = [sys.executable, "-m", "tests.support.chdb_server", str(folder), str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"CHDB_PASSWORD": password})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     assert process.stdout
     try:
         yield ChdbServer(int(process.stdout.readline()), password)
@@ -173,6 +178,10 @@ def main() -> None:
     folder, port = sys.argv[1], int(sys.argv[2])
     server = ThreadingHTTPServer(("127.0.0.1", port), _handler(_Database(folder), os.environ.get("CHDB_PASSWORD", "")))
     server.daemon_threads = True
+    if certificate := os.environ.get("CHDB_CERTIFICATE"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     print(server.server_address[1], flush=True)
     server.serve_forever()
 
