@@ -26,6 +26,7 @@ from ledger.model import Batch, CallRow, ChargeGroup, EventRow, Position, Postin
 
 #: An attempt after one that may have broken off takes a number as far as this ahead, by chance: not that one's.
 _JUMP = 2**32
+_NEVER_MS = 2**62
 _FACTS = ("events", "states", "calls", "charges")
 _SUMS = ("spend_slots", "call_slots", "account_slots")
 EVENT_FIELDS = ", ".join(f.name for f in fields(EventRow))
@@ -119,13 +120,17 @@ class Appender:
         follows = not batch.events or (era == 1 and batch.events[0].sequence > at.position.sequence)
         if follows and not refused:
             return set()
-        never = 2**62
+        sequences = [e.sequence for e in batch.events]
         found = self._to.rows(
             sql("known").format(
                 live=at.live(),
                 batch=number,
-                events_from_ms=never if follows else min(map(earliest_ms, batch.events)),
-                refusals_from_ms=min(refused, default=never),
+                era=era,
+                events_from_ms=_NEVER_MS if follows else min(map(earliest_ms, batch.events)),
+                first=min(sequences, default=0),
+                last=max(sequences, default=0),
+                refused_from_ms=min(refused, default=_NEVER_MS),
+                refused_to_ms=max(refused, default=_NEVER_MS),
             )
         )
         return {row[0] for row in found}

@@ -1,6 +1,7 @@
 INSERT INTO spend_slots
 SELECT {batch}, false, intDiv(toUnixTimestamp64Milli(`ChargePeriodStart`), 900000) * 900000, path,
-    `ServiceProviderName`, `ServiceName`, `ServiceCategory`, `SkuMeter`, `x_ModelServed`, `x_ModelRequested`, `x_CostBasis`, `x_CostSource`,
+    `ServiceProviderName`, `ServiceName`, `ServiceCategory`, `SkuMeter`, `x_ModelServed`, `x_ModelRequested`,
+    `x_CostBasis`, `x_CostSource`,
     sum(`EffectiveCost` + `x_RoundingCost`), sum(`ListCost`), sum(coalesce(`ConsumedQuantity`, 0))
 FROM charges
 WHERE batch = {batch} AND `ChargePeriodStart` BETWEEN fromUnixTimestamp64Milli({from_ms}, 'UTC')
