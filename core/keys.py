@@ -96,6 +96,10 @@ class KeyRing:
         if key is not None:
             self._by_digest.pop(key.digest, None)
 
+    def get(self, key_id: str) -> ApiKey | None:
+        """The key of this id; None: there is none."""
+        return self._by_id.get(key_id)
+
     def all(self) -> list[ApiKey]:
         """Every key, by id."""
         return [self._by_id[key_id] for key_id in sorted(self._by_id)]

@@ -22,6 +22,11 @@ def router(deps: Deps) -> APIRouter:
     return routes
 
 
+def priced_models(deps: Deps) -> list[tuple[Model, list[Price]]]:
+    """Every model with its prices, oldest first."""
+    return [(model, deps.prices.history(model.name)) for model in deps.routes.models]
+
+
 def _shown(deps: Deps, model: Model, now_ms: int) -> dict[str, object]:
     shown: dict[str, object] = {
         "name": model.name,

@@ -88,11 +88,12 @@ def forecast(points: Sequence[AccountPoint], period: Interval, now_ms: int, limi
         number = (point.slot_ms - period.start_ms) // step_ms
         if 0 <= number < steps:
             by_step[int(number)] += point.posted_nano
-    mean = sum(by_step) / steps
+    elapsed = (now_ms - period.start_ms) / step_ms
+    mean = spent / elapsed
     variance = sum((nano - mean) ** 2 for nano in by_step) / (steps - 1) if steps > 1 else mean**2
     left = (period.end_ms - now_ms) / step_ms
     # What is not known of the rate itself counts too: it is a mean of few steps.
-    deviation = math.sqrt(variance * left * (1 + left / steps))
+    deviation = math.sqrt(variance * left * (1 + left / elapsed))
     expected = spent + mean * left
     return Forecast(
         expected_nano=round(expected),

@@ -24,6 +24,7 @@ from core.keys import KeyRing
 from dashboard.app import create_router as create_dashboard
 from dashboard.deps import Deps
 from dashboard.errors import install_errors
+from dashboard.pages import router as create_pages
 from gateway.app import ASGI, create_app, create_router
 from gateway.auth import Authenticator
 from gateway.chat import ChatFlow, DrainLimits
@@ -196,6 +197,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
         ledger = LedgerClient(settings.data_dir, settings.namespace) if settings.ledger != OFF else None
         deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger)
         rest.include_router(create_dashboard(deps))
+        rest.include_router(create_pages(deps))
     if settings.role is Role.CONTROL:
         return worker, rest
     worker.hot = hot

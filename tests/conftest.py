@@ -3,8 +3,13 @@
 from collections import defaultdict
 
 import pytest
+from hypothesis import settings
 
 from tests.support.needs import NOT_TESTED
+
+# How long an example takes is the machine's affair.
+settings.register_profile("ours", deadline=None)
+settings.load_profile("ours")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

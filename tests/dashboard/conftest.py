@@ -22,6 +22,7 @@ from core.key_codec import KEY_KIND, dump_key, load_key
 from core.keys import ApiKey, KeyRing, KeyRole, digest_of, new_key_text
 from core.scope import Scope
 from dashboard.app import Deps, create_router, install_errors
+from dashboard.pages import router as create_pages
 from routing.model import Endpoint, Model, ModelRole, Routes
 from telemetry.prices import PriceBook, prices_from
 
@@ -154,6 +155,7 @@ async def api() -> AsyncIterator[Api]:
     app = FastAPI()
     install_errors(app)
     app.include_router(create_router(deps))
+    app.include_router(create_pages(deps))
     config = uvicorn.Config(app, log_level="warning", lifespan="off")
     config.load()
     server = uvicorn.Server(config)

@@ -69,6 +69,12 @@ def test_the_more_it_varies_the_less_is_known():
     assert known.over < 0.01 < guessed.over < 0.5
 
 
+def test_what_has_just_begun_counts():
+    """All of it was spent in the hour that is not over yet."""
+    found = forecast([AccountPoint("a", 6 * 3_600_000, 130)], Interval(0, DAY_MS), round(6.5 * 3_600_000), 1_000)
+    assert found and found.expected_nano == 480
+
+
 def test_what_is_spent_is_never_unspent():
     points = [AccountPoint("a", 0, 1_000), AccountPoint("a", DAY_MS, 0), AccountPoint("a", 2 * DAY_MS, 0)]
     found = forecast(points, MONTH, 3 * DAY_MS, 10_000)

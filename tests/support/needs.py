@@ -11,7 +11,7 @@ import pytest
 NOT_TESTED = "not tested: "
 
 #: Debian's package of each program that `.ci/setup-test-tools` installs.
-PACKAGES = {"redis-server": "redis-server"}
+PACKAGES = {"redis-server": "redis-server", "chromium": "chromium"}
 
 
 def require_binary(name: str) -> Path:

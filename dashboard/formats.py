@@ -1,0 +1,67 @@
+"""Numbers and times as people read them; units are always said."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from budget.model import BudgetState
+from core.money import NANO_PER_USD, format_usd
+
+#: A state in a sign, for whoever does not see colours.
+STATE_ICONS = {
+    BudgetState.ACTIVE: "●",
+    BudgetState.WARNED: "▲",
+    BudgetState.DEGRADED: "▼",
+    BudgetState.STOPPED: "■",
+}
+
+
+def money(amount_nano: int) -> str:
+    """Dollars: cents from a dollar on, below that as many digits as say something."""
+    if amount_nano < 0:
+        return "−" + money(-amount_nano)
+    if amount_nano == 0 or amount_nano >= NANO_PER_USD:
+        return f"${Decimal(amount_nano) / NANO_PER_USD:,.2f}"
+    if amount_nano >= NANO_PER_USD // 100:
+        return f"${Decimal(amount_nano) / NANO_PER_USD:.4f}"
+    return f"${Decimal(amount_nano) / NANO_PER_USD:.6f}"
+
+
+def exact(amount_nano: int) -> str:
+    """Dollars with all digits, for who looks closer."""
+    return f"${format_usd(amount_nano)}"
+
+
+def nano_of(usd: Decimal) -> int:
+    """Dollars of the ledger, of twelve decimals, in nano-dollars."""
+    return int((Decimal(usd) * NANO_PER_USD).to_integral_value())
+
+
+def count(number: int) -> str:
+    """A whole number."""
+    return f"{number:,}"
+
+
+def share(part: int, whole: int) -> int:
+    """Part of the whole in whole percent."""
+    return part * 100 // whole if whole > 0 else 0
+
+
+def local(at_ms: int, zone: str, *, seconds: bool = False) -> str:
+    """``23 Nov 12:03``, in a time zone."""
+    at = datetime.fromtimestamp(at_ms / 1000, UTC).astimezone(ZoneInfo(zone))
+    return at.strftime("%d %b %H:%M:%S" if seconds else "%d %b %H:%M").lstrip("0")
+
+
+def duration(ms: int) -> str:
+    """``850 ms``, ``2.4 s``, ``3 h``, ``12 d``."""
+    if ms < 1000:
+        return f"{ms} ms"
+    for limit, size, unit, digits in (
+        (60_000, 1000, "s", 1),
+        (7_200_000, 60_000, "min", 0),
+        (172_800_000, 3_600_000, "h", 0),
+    ):
+        if ms < limit:
+            return f"{ms / size:.{digits}f} {unit}"
+    return f"{ms // 86_400_000} d"

@@ -1,0 +1,241 @@
+"""The pages under /ui, for people: rendered here, readable without JavaScript; with it, numbers move and charts appear.
+
+Everything is served by this process; nothing is loaded from elsewhere, and no script or style stands in a page.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from budget.model import BudgetState
+from core.errors import BodyTooLarge, InvalidInput, NotFound, SpendgateError, Unauthorized
+from core.scope import parse_scope
+from dashboard import formats, views
+from dashboard.deps import Deps
+from dashboard.models import priced_models
+from dashboard.ranges import RANGES, Range, range_of
+from dashboard.session import Sessions, check_origin
+from dashboard.spend import AccountSpend, current_spend
+
+_MAX_FORM_BYTES = 65_536
+_LIVE_EVERY_S = 1.0
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_ASSETS = {
+    "app.css": "text/css",
+    "app.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+    "vendor/echarts-6.1.0.min.js": "text/javascript",
+}
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Pages:
+    """The handlers."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+        self._sessions = Sessions(deps.keys, deps.clock)
+        self._templates = Environment(
+            loader=PackageLoader("dashboard"),
+            autoescape=select_autoescape(default=True),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        filters = ("money", "exact", "nano_of", "count", "share", "local", "duration")
+        self._templates.filters |= {name: getattr(formats, name) for name in filters}
+        self._templates.globals |= {"icons": formats.STATE_ICONS, "states": list(BudgetState), "ranges": RANGES}
+        self._assets = {name: files("dashboard").joinpath("static", name).read_bytes() for name in _ASSETS}
+
+    async def overview(self, request: Request) -> Response:
+        """What is spent now, by whom, and where it leads."""
+        shown = range_of(request.query_params, self._deps.clock.now_ms())
+        view = await views.overview(self._deps, shown)
+        return self._page(
+            request, "overview.html", shown=shown, view=view, **self._charts(shown, view.history, view.burn)
+        )
+
+    async def scope(self, request: Request) -> Response:
+        """An agent, a team, a user, …"""
+        kind, key = request.path_params["kind"], request.path_params["key"]
+        scope = parse_scope("scope", kind, key)
+        shown = range_of(request.query_params, self._deps.clock.now_ms())
+        view = await views.scope_view(self._deps, scope, shown)
+        charts = self._charts(shown, view.history, view.burn)
+        return self._page(request, "scope.html", shown=shown, view=view, **charts)
+
+    async def request(self, request: Request) -> Response:
+        """Why a request was served as it was, or refused."""
+        zone = range_of(request.query_params, self._deps.clock.now_ms()).zone
+        found = await views.explained(self._deps.ledger, request.path_params["request_id"])
+        return self._page(request, "request.html", found=found, zone=zone)
+
+    async def budgets(self, request: Request) -> Response:
+        """The budgets."""
+        await self._deps.refresh()
+        return self._page(request, "budgets.html", budgets=self._deps.book.all())
+
+    async def models(self, request: Request) -> Response:
+        """The models and their prices."""
+        return self._page(request, "models.html", models=priced_models(self._deps))
+
+    async def find(self, request: Request) -> Response:
+        """To the page of what was typed: a request's id, ``type:key``, or an agent's name."""
+        text = request.query_params.get("q", "").strip()
+        kind, separator, key = text.partition(":")
+        if text.startswith("req_"):
+            return _to(f"/ui/request/{text}")
+        return _to(f"/ui/scope/{kind}/{key}" if separator else f"/ui/scope/agent/{text}")
+
+    async def live(self, request: Request) -> Response:
+        """Server-sent events: accounts whose money has moved, as the pages show them."""
+        self._sessions.check(request)
+        stream = self._moves(request)
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    async def _moves(self, request: Request) -> AsyncIterator[bytes]:
+        counted, before = -1, dict[str, dict[str, Any]]()
+        while not await request.is_disconnected():
+            with contextlib.suppress(SpendgateError):  # the store is away: the page keeps what it shows
+                sequence = (await self._deps.store.look()).sequence
+                if sequence != counted:
+                    rows = await current_spend(self._deps.store, self._deps.book, self._deps.clock.now_ms())
+                    now = {row.terms.id: _cells(row) for row in rows}
+                    moved = [cells for account, cells in now.items() if before.get(account) != cells]
+                    counted, before = sequence, now
+                    yield b"data: " + orjson.dumps(moved) + b"\n\n"
+            yield b": still here\n\n"
+            await asyncio.sleep(_LIVE_EVERY_S)
+
+    async def login_form(self, request: Request) -> Response:
+        """Asks for the admin key."""
+        return self._render(request, "login.html", 200, after=_safe(request.query_params.get("after")), error=None)
+
+    async def login(self, request: Request) -> Response:
+        """Takes it."""
+        form = await _form(request)
+        after = _safe(form.get("after"))
+        try:
+            check_origin(request)
+            response = _to(after)
+            self._sessions.begin(response, form.get("key", ""), secure=request.url.scheme == "https")
+        except SpendgateError as error:
+            return self._render(request, "login.html", error.status, after=after, error=error.message)
+        return response
+
+    async def logout(self, request: Request) -> Response:
+        """Ends the session."""
+        self._sessions.check_form(request, await _form(request))
+        response = _to("/login")
+        self._sessions.end(response)
+        return response
+
+    async def asset(self, request: Request) -> Response:
+        """A style, a script, an icon."""
+        name = request.path_params["name"]
+        if name not in _ASSETS:
+            raise NotFound(f"there is no file {name}")
+        headers = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
+        return Response(self._assets[name], media_type=_ASSETS[name], headers=headers)
+
+    def guarded(self, handler: Handler) -> Handler:
+        """The same for who is logged in; others are asked for the key, and errors become pages."""
+
+        async def page(request: Request) -> Response:
+            try:
+                self._sessions.check(request)
+                return await handler(request)
+            except Unauthorized:
+                asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+                return _to(f"/login?{urlencode({'after': asked})}")
+            except SpendgateError as error:
+                return self._page(request, "error.html", error.status, error=error)
+
+        return page
+
+    def _charts(self, shown: Range, history: views.History, burn: views.Burn | None) -> dict[str, Any]:
+        now_ms = self._deps.clock.now_ms()
+        spend, period = views.chart_of(history.over_time, shown.interval), burn and views.burn_chart(burn, now_ms)
+        return {"spend_chart": _for_script(spend), "burn_chart": _for_script(period), "known": history}
+
+    def _page(self, request: Request, name: str, status: int = 200, **context: Any) -> Response:
+        session = self._sessions.check(request)
+        return self._render(request, name, status, session=session, **context)
+
+    def _render(self, request: Request, name: str, status: int, **context: Any) -> Response:
+        context = {"path": request.url.path, "now_ms": self._deps.clock.now_ms(), "session": None} | context
+        return HTMLResponse(self._templates.get_template(name).render(context), status, _HEADERS)
+
+
+def router(deps: Deps) -> APIRouter:
+    """The routes, outside of the documented API."""
+    routes, pages = APIRouter(include_in_schema=False), Pages(deps)
+    for path, handler in (
+        ("/ui", pages.overview),
+        ("/ui/scope/{kind}/{key:path}", pages.scope),
+        ("/ui/request/{request_id}", pages.request),
+        ("/ui/budgets", pages.budgets),
+        ("/ui/models", pages.models),
+        ("/ui/find", pages.find),
+    ):
+        routes.add_api_route(path, pages.guarded(handler), methods=["GET"], response_model=None)
+    routes.add_api_route("/ui/events", pages.live, methods=["GET"], response_model=None)
+    routes.add_api_route("/login", pages.login_form, methods=["GET"], response_model=None)
+    routes.add_api_route("/login", pages.login, methods=["POST"], response_model=None)
+    routes.add_api_route("/logout", pages.logout, methods=["POST"], response_model=None)
+    routes.add_api_route("/ui/static/{name:path}", pages.asset, methods=["GET"], response_model=None)
+    routes.add_api_route("/", lambda: _to("/ui"), methods=["GET"], response_model=None)
+    return routes
+
+
+def _cells(row: AccountSpend) -> dict[str, Any]:
+    """An account as its row on a page shows it."""
+    return {
+        "account": row.terms.id,
+        "spent": formats.money(row.spent_nano),
+        "held": formats.money(row.held_nano),
+        "left": formats.money(row.hard_remaining_nano),
+        "share": formats.share(row.spent_nano, row.terms.limit_nano),
+        "state": row.state.label,
+        "icon": formats.STATE_ICONS[row.state],
+    }
+
+
+def _for_script(data: object) -> str:
+    """JSON that can stand in a page: no text in it can end the element."""
+    return orjson.dumps(data).decode().replace("<", "\\u003c")
+
+
+def _safe(path: str | None) -> str:
+    """Where to go after the login: a page of ours."""
+    return path if path and path.startswith("/ui") and "\\" not in path else "/ui"
+
+
+def _to(path: str) -> Response:
+    return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
+
+
+async def _form(request: Request) -> dict[str, str]:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_FORM_BYTES:
+            raise BodyTooLarge(f"the form is over {_MAX_FORM_BYTES} bytes")
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True))
+    except UnicodeDecodeError:
+        raise InvalidInput("form", "must be UTF-8") from None

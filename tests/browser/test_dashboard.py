@@ -1,0 +1,110 @@
+"""The pages in a real Chromium, before a real gateway: a person logs in, sees money move, a state change, and why a
+call was refused."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.ledger import wait_for_ledger
+from tests.support.needs import require_binary
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[RunningGateway]:
+    with running_gateway(SPENDGATE_LEDGER="embedded", BUDGET_DEFAULT_LIMIT="5") as running:
+        for _ in range(3):
+            running.chat(agent="walker")
+        wait_for_ledger(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = require_binary("chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(gateway: RunningGateway, browser: Browser) -> Iterator[Page]:
+    """Logged in. Anything that the browser complains of fails the test."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    opened, complaints = context.new_page(), list[str]()
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    opened.goto(gateway.url)
+    opened.get_by_label("Admin key").fill(gateway.admin_key)
+    opened.get_by_role("button", name="Log in").click()
+    expect(opened.get_by_role("heading", name="Overview")).to_be_visible()
+    yield opened
+    context.close()
+    assert complaints == []
+
+
+def test_money_moves_while_one_looks(page: Page, gateway: RunningGateway):
+    gateway.put_budget(scopeType="agent", scopeKey="mover", limitUsd="0.003", hardCap="1.6", softCap="0.5")
+    gateway.chat(agent="mover", maxTokens=50)
+    page.goto(f"{gateway.url}/ui/scope/agent/mover")
+    row = page.locator("tr[data-account]").first
+    before = row.locator("[data-cell=spent]").inner_text()
+    expect(row.locator("[data-cell=state]")).to_have_text("Active")
+    refused = next(a for a in (gateway.chat(agent="mover", maxTokens=200) for _ in range(60)) if a.status == 402)
+    expect(row.locator("[data-cell=spent]")).not_to_have_text(before)
+    expect(row.locator("[data-cell=state]")).to_have_text("Degraded")
+    request_id = refused.headers["x-request-id"]
+    found = page.locator("h1", has_text="Why did this request end as it did?")
+    for _ in range(20):  # the ledger is a moment behind
+        page.goto(f"{gateway.url}/ui/request/{request_id}")
+        if found.is_visible():
+            break
+        page.wait_for_timeout(250)
+        page.goto(f"{gateway.url}/ui")
+    expect(page.get_by_text("the least that the call needed was")).to_be_visible()
+    page.goto(f"{gateway.url}/ui/scope/agent/mover")
+    expect(
+        page.get_by_text(re.compile(r"Degraded: agent:mover is at \d+ % of its daily \$0\.003")).first
+    ).to_be_visible()
+    expect(page.locator("[data-chart=spend] svg")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/models"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: RunningGateway, path: str, scheme: str):
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.goto(gateway.url + path)
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run()")["violations"]
+    serious = [
+        (v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/models"])
+def test_no_page_is_wider_than_a_phone(page: Page, gateway: RunningGateway, path: str):
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.goto(gateway.url + path)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_it_reads_without_scripts(gateway: RunningGateway, browser: Browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(gateway.url)
+    page.get_by_label("Admin key").fill(gateway.admin_key)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("link", name="agent:walker")).to_be_visible()
+    expect(page.get_by_role("columnheader", name="US dollars")).to_be_visible()
+    context.close()
