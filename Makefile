@@ -18,7 +18,7 @@ JOBS ?= 2
 MODULE ?= *
 
 .PHONY: help run test sim soak check fmt test-tools lock
-.PHONY: bench bench-peers bench-overspend bench-growth bench-litellm-env mutants clean
+.PHONY: bench bench-peers bench-overspend bench-growth bench-ledger bench-litellm-env mutants clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench-overspend: $(VENV)/.dev-stamp ## how far a crowd gets beyond a cap (ARGS="
 
 bench-growth: $(VENV)/.dev-stamp ## does a call cost the same in a large deployment? (ARGS="--quick", "--only start,soak")
 	@$(BIN)/python -m bench.growth $(ARGS)
+
+bench-ledger: $(VENV)/.dev-stamp ## how fast the ledger takes events in and answers (ARGS="--millions 1,10")
+	@$(BIN)/python -m bench.ledger $(ARGS)
 
 bench-litellm-env: $(VENV)/.dev-stamp ## install LiteLLM's proxy into an environment of its own, to compare with
 	@$(BIN)/python -m bench.overspend --install-litellm

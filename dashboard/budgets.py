@@ -73,7 +73,7 @@ class BudgetsApi:
 
     async def delete(self, budget_id: str, if_match: IfMatch = None) -> Response:
         """The budget is no longer in force; its accounts stay in the record."""
-        await self._writer.delete(budget_id, _managed_here, parse_if_match(if_match))
+        await self._writer.delete(budget_id, managed_here, parse_if_match(if_match))
         return Response(status_code=204)
 
     async def reset(self, budget_id: str, request: Request, if_match: IfMatch = None) -> Response:
@@ -108,7 +108,7 @@ class BudgetsApi:
         now_ms = self._deps.clock.now_ms()
 
         def edit(budget: Budget) -> Budget:
-            _managed_here(budget)
+            managed_here(budget)
             changed = changed_budget(budget, data, partial=partial, now_ms=now_ms)
             check_models(changed, self._deps.routes)
             return checked_total(changed, "limitUsd")
@@ -139,7 +139,12 @@ def router(deps: Deps) -> APIRouter:
     return routes
 
 
-def _managed_here(budget: Budget) -> None:
+def managed_here(budget: Budget) -> None:
+    """Let a budget pass that is changed here.
+
+    Raises:
+        Conflict: it is managed elsewhere.
+    """
     if budget.source != "api":
         place = _MANAGED_IN.get(budget.source, budget.source)
         raise Conflict(

@@ -19,6 +19,7 @@ from budget.model import BudgetState
 from core.errors import BodyTooLarge, InvalidInput, NotFound, SpendgateError, Unauthorized
 from core.scope import parse_scope
 from dashboard import formats, views
+from dashboard.budget_pages import budget_pages
 from dashboard.deps import Deps
 from dashboard.models import priced_models
 from dashboard.ranges import RANGES, Range, range_of
@@ -39,6 +40,7 @@ _ASSETS = {
     "app.js": "text/javascript",
     "icon.svg": "image/svg+xml",
     "vendor/echarts-6.1.0.min.js": "text/javascript",
+    "vendor/htmx-2.0.11.min.js": "text/javascript",
 }
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -65,7 +67,7 @@ class Pages:
         """What is spent now, by whom, and where it leads."""
         shown = range_of(request.query_params, self._deps.clock.now_ms())
         view = await views.overview(self._deps, shown)
-        return self._page(
+        return self.show(
             request, "overview.html", shown=shown, view=view, **self._charts(shown, view.history, view.burn)
         )
 
@@ -76,22 +78,17 @@ class Pages:
         shown = range_of(request.query_params, self._deps.clock.now_ms())
         view = await views.scope_view(self._deps, scope, shown)
         charts = self._charts(shown, view.history, view.burn)
-        return self._page(request, "scope.html", shown=shown, view=view, **charts)
+        return self.show(request, "scope.html", shown=shown, view=view, **charts)
 
     async def request(self, request: Request) -> Response:
         """Why a request was served as it was, or refused."""
         zone = range_of(request.query_params, self._deps.clock.now_ms()).zone
         found = await views.explained(self._deps.ledger, request.path_params["request_id"])
-        return self._page(request, "request.html", found=found, zone=zone)
-
-    async def budgets(self, request: Request) -> Response:
-        """The budgets."""
-        await self._deps.refresh()
-        return self._page(request, "budgets.html", budgets=self._deps.book.all())
+        return self.show(request, "request.html", found=found, zone=zone)
 
     async def models(self, request: Request) -> Response:
         """The models and their prices."""
-        return self._page(request, "models.html", models=priced_models(self._deps))
+        return self.show(request, "models.html", models=priced_models(self._deps))
 
     async def find(self, request: Request) -> Response:
         """To the page of what was typed: a request's id, ``type:key``, or an agent's name."""
@@ -139,7 +136,7 @@ class Pages:
 
     async def logout(self, request: Request) -> Response:
         """Ends the session."""
-        self._sessions.check_form(request, await _form(request))
+        await self.posted(request)
         response = _to("/login")
         self._sessions.end(response)
         return response
@@ -163,7 +160,7 @@ class Pages:
                 asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
                 return _to(f"/login?{urlencode({'after': asked})}")
             except SpendgateError as error:
-                return self._page(request, "error.html", error.status, error=error)
+                return self.show(request, "error.html", error.status, error=error)
 
         return page
 
@@ -172,7 +169,18 @@ class Pages:
         spend, period = views.chart_of(history.over_time, shown.interval), burn and views.burn_chart(burn, now_ms)
         return {"spend_chart": _for_script(spend), "burn_chart": _for_script(period), "known": history}
 
-    def _page(self, request: Request, name: str, status: int = 200, **context: Any) -> Response:
+    async def posted(self, request: Request) -> dict[str, str]:
+        """The fields of a form that one of our pages sent.
+
+        Raises:
+            Unauthorized, Forbidden: nobody is logged in, or the form is another site's.
+        """
+        form = await _form(request)
+        self._sessions.check_form(request, form)
+        return form
+
+    def show(self, request: Request, name: str, status: int = 200, **context: Any) -> Response:
+        """A page for who is logged in."""
         session = self._sessions.check(request)
         return self._render(request, name, status, session=session, **context)
 
@@ -188,11 +196,12 @@ def router(deps: Deps) -> APIRouter:
         ("/ui", pages.overview),
         ("/ui/scope/{kind}/{key:path}", pages.scope),
         ("/ui/request/{request_id}", pages.request),
-        ("/ui/budgets", pages.budgets),
         ("/ui/models", pages.models),
         ("/ui/find", pages.find),
     ):
         routes.add_api_route(path, pages.guarded(handler), methods=["GET"], response_model=None)
+    for method, path, page in budget_pages(pages, deps):
+        routes.add_api_route(path, pages.guarded(page), methods=[method], response_model=None)
     routes.add_api_route("/ui/events", pages.live, methods=["GET"], response_model=None)
     routes.add_api_route("/login", pages.login_form, methods=["GET"], response_model=None)
     routes.add_api_route("/login", pages.login, methods=["POST"], response_model=None)

@@ -18,7 +18,7 @@ from core.errors import ConfigError
 from ledger.duckdb_append import EVENTS, Appender
 from ledger.duckdb_sql import conditions_on_calls, conditions_on_charges, parts_of, schema, sql
 from ledger.errors import LedgerUnavailable
-from ledger.ids import earliest_ms
+from ledger.ids import ALL_TIME, around, earliest_ms
 from ledger.model import Batch, CallRow, EventRow, Position
 from ledger.ports import AccountPoint, CallsAsk, CallsRow, Filter, Interval, SpendAsk, SpendRow, StateChange
 from ledger.scopes import UNSUMMED
@@ -162,20 +162,25 @@ class DuckDbLedger:
 
     def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:
         """All that is known of one request, oldest first."""
+        near = around(request_id)
+        found = self._of_request(request_id, near)
+        return found if found[0] or found[1] or near == ALL_TIME else self._of_request(request_id, ALL_TIME)
+
+    def _of_request(self, request_id: str, when: Interval) -> tuple[list[CallRow], list[EventRow]]:
+        near = "at_ms >= $start AND at_ms < $end"
+        bounds = {"start": when.start_ms, "end": when.end_ms}
         told = self._rows(
-            "SELECT hold_id FROM calls WHERE request_id = $id UNION SELECT hold_id FROM events WHERE request_id = $id",
-            {"id": request_id},
+            f"SELECT hold_id FROM calls WHERE {near} AND request_id = $id "
+            f"UNION SELECT hold_id FROM events WHERE {near} AND request_id = $id",
+            bounds | {"id": request_id},
         )
-        holds = [row[0] for row in told]
+        if not told:
+            return [], []
         # A webhook tells of the same hold under a name of its own.
-        calls = self._rows(
-            f"SELECT {_CALL_FIELDS} FROM calls WHERE list_contains(?::VARCHAR[], hold_id) ORDER BY at_ms, rowid",
-            [holds],
-        )
-        events = self._rows(
-            f"SELECT {_EVENT_FIELDS} FROM events WHERE list_contains(?::VARCHAR[], hold_id) ORDER BY era, sequence",
-            [holds],
-        )
+        known = bounds | {"holds": [row[0] for row in told]}
+        mine = f"{near} AND hold_id IN (SELECT unnest($holds::VARCHAR[]))"
+        calls = self._rows(f"SELECT {_CALL_FIELDS} FROM calls WHERE {mine} ORDER BY at_ms, rowid", known)
+        events = self._rows(f"SELECT {_EVENT_FIELDS} FROM events WHERE {mine} ORDER BY era, sequence", known)
         return [CallRow(*row) for row in calls], [EventRow(*row) for row in events]
 
     def postings(self, account_ids: Sequence[str] | None, interval: Interval | None = None) -> list[AccountPoint]:

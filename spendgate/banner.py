@@ -21,6 +21,8 @@ def banner(
             lines.append(f"  upstream   simulated Databricks at {simulator_url} (set DATABRICKS_BASE_URL for yours)")
         else:
             lines.append(f"  upstream   {settings.routes or settings.databricks_base_url}")
+    if settings.role is not Role.GATEWAY:
+        lines.append(f"  pages      {url}/  (asks for the admin key)")
     lines.append(f"  docs       {url}/docs")
     if prepared.admin_key:
         lines.append(f"  admin key  {prepared.admin_key}  (shown this once: keep it)")

@@ -50,7 +50,7 @@ def page(gateway: RunningGateway, browser: Browser) -> Iterator[Page]:
     expect(opened.get_by_role("heading", name="Overview")).to_be_visible()
     yield opened
     context.close()
-    assert complaints == []
+    assert [c for c in complaints if "(Precondition Failed)" not in c] == [], "but for a form that was too late"
 
 
 def test_money_moves_while_one_looks(page: Page, gateway: RunningGateway):
@@ -79,7 +79,35 @@ def test_money_moves_while_one_looks(page: Page, gateway: RunningGateway):
     expect(page.locator("[data-chart=spend] svg")).to_be_visible()
 
 
-@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/models"])
+def test_a_budget_is_made_changed_and_topped_up(page: Page, gateway: RunningGateway):
+    page.get_by_role("link", name="Budgets").click()
+    page.get_by_label("Scope key").fill("typed")
+    page.get_by_label("Limit, US dollars").fill("ten")
+    expect(page.get_by_text("must be a decimal number")).to_be_visible()
+    page.get_by_label("Limit, US dollars").fill("10")
+    expect(page.get_by_text("agent:typed is Warned above $8.00")).to_be_visible()
+    page.get_by_role("button", name="Create budget").click()
+    expect(page.get_by_role("heading", name="agent-typed-daily")).to_be_visible()
+    gateway.request("POST", "/api/budgets/agent-typed-daily/top-up", {"amountUsd": "1", "reason": "x"}, key="admin")
+    page.get_by_label("Limit, US dollars").fill("20")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_contain_text("read it again")
+    page.reload()
+    page.goto(f"{gateway.url}/ui/budgets/agent-typed-daily")
+    page.get_by_label("Limit, US dollars").fill("20")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("agent:typed is Warned above $16.00")).to_be_visible()
+    page.get_by_label("Amount, US dollars").fill("2.5")
+    page.get_by_label("Reason").fill("a launch")
+    page.get_by_role("button", name="Top up").click()
+    expect(page.get_by_text("Topped up by $2.50")).to_be_visible()
+    page.get_by_role("button", name="Pause it").click()
+    expect(page.get_by_text("limits nothing")).to_be_visible()
+    budget = gateway.request("GET", "/api/budgets/agent-typed-daily", key="admin").json
+    assert (budget["limitUsd"], budget["paused"], len(budget["topUps"])) == ("20.00", True, 2)
+
+
+@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: RunningGateway, path: str, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -92,7 +120,7 @@ def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: Runni
     assert serious == []
 
 
-@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/models"])
+@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models"])
 def test_no_page_is_wider_than_a_phone(page: Page, gateway: RunningGateway, path: str):
     page.set_viewport_size({"width": 360, "height": 800})
     page.goto(gateway.url + path)

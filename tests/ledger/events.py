@@ -65,6 +65,13 @@ class Stream:
     events: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     refusals: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     made: int = 0
+    taken: int = 0
+
+    def take(self) -> list[tuple[str, dict[str, str]]]:
+        """The events so far, which the stream then no longer has."""
+        events, self.events = self.events, []
+        self.taken += len(events)
+        return events
 
     def hold(
         self,
@@ -277,7 +284,7 @@ class Stream:
         return delta_nano
 
     def _write(self, kind: str, **fields: Any) -> None:
-        seq = len(self.events) + 1
+        seq = self.taken + len(self.events) + 1
         text = {name: str(given) for name, given in fields.items()}
         self.events.append(
             (f"{self.now_ms}-{seq}", {"seq": str(seq), "type": kind} | text | {"at_ms": str(self.now_ms)})

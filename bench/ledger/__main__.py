@@ -1,0 +1,175 @@
+"""How fast events come into the ledger, and how fast it answers what pages ask, at 1, 10 and 100 million records.
+
+    python -m bench.ledger                         # both engines; writes docs/ledger-table.md
+    python -m bench.ledger --millions 1,10         # smaller
+    python -m bench.ledger --only ingest
+
+DuckDB is as the product runs it. ClickHouse is its engine as a library (chDB) behind the tests' small HTTP server,
+which runs one statement at a time: its figures say what the product's side costs, not what a real server does.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.ledger.fill import DAYS, fill, first_batch
+from bench.ledger.traffic import batches
+from bench.speed.table import table
+from ledger.clickhouse_store import ClickHouseLedger
+from ledger.duckdb_store import DuckDbLedger
+from ledger.ports import CallsAsk, Filter, Interval, LedgerStore, SpendAsk
+from ledger.records import batch_of
+from tests.ledger.events import Stream
+from tests.support.chdb_server import chdb_server
+
+_DAY_MS = 86_400_000
+_BATCH = 10_000
+_BATCHES = 20
+_TIMES = 5
+_DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "ledger-table.md"
+Row = list[str]
+
+
+def ingest(name: str, store: LedgerStore) -> Row:
+    """So many batches, from events to rows on disk."""
+    stream, walls, cpu_s = Stream(), [], 0.0
+    for events in batches(stream, _BATCH * _BATCHES, _BATCH):
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        store.append(batch_of(events, [], store.position(), stream.epoch, stream.now_ms))
+        walls.append(time.perf_counter() - began_s)
+        cpu_s += time.process_time() - began_cpu_s
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rate = _BATCH * _BATCHES / sum(walls)
+    median = _BATCH / statistics.median(walls)
+    return [name, f"{rate:,.0f}", f"{median:,.0f}", f"{cpu_s / _BATCHES:.2f}", f"{peak_mib:,.0f}"]
+
+
+def questions(store: LedgerStore) -> dict[str, Callable[[], Any]]:
+    """What pages ask, each with an interval that is not of whole hours."""
+    (newest,) = store.call_list(CallsAsk(Interval(0, 2**52), (), 1))
+    end_ms = newest.at_ms - 123_456
+    month, day = Interval(end_ms - 30 * _DAY_MS, end_ms), Interval(end_ms - _DAY_MS, end_ms)
+    one = (Filter("agent", ("agent7",)),)
+    (call,) = store.call_list(CallsAsk(month, one, 1))
+    account = "agents:2026-11:agent7"
+    return {
+        "spend of 30 days by agent and day": lambda: store.spend(SpendAsk(month, ("agent",), "day", "Europe/Berlin")),
+        "spend of 30 days by team and model": lambda: store.spend(SpendAsk(month, ("team", "model"))),
+        "spend of 90 days by week": lambda: store.spend(SpendAsk(Interval(0, end_ms), (), "week")),
+        "one agent's spend of a day, by hour": lambda: store.spend(SpendAsk(day, ("model",), "hour", "UTC", one)),
+        "calls of 30 days by outcome": lambda: store.calls(SpendAsk(month, ("outcome",))),
+        "an agent's last 50 calls": lambda: store.call_list(CallsAsk(month, one, 50)),
+        "one request by its id": lambda: store.of_request(call.request_id or ""),
+        "an account's burn-down": lambda: store.postings([account], month),
+        "changes of state of 30 days": lambda: store.state_changes(month, None, 50),
+    }
+
+
+def answers(store: LedgerStore) -> dict[str, float]:
+    """Median milliseconds of each question; the first time is not counted."""
+    found = {}
+    for name, ask in questions(store).items():
+        ask()
+        times = []
+        for _ in range(_TIMES):
+            began_s = time.perf_counter()
+            ask()
+            times.append((time.perf_counter() - began_s) * 1000)
+        found[name] = statistics.median(times)
+    return found
+
+
+@contextmanager
+def clickhouse(folder: Path) -> Iterator[LedgerStore]:
+    """An empty one."""
+    with chdb_server(folder) as server, server.database() as url:
+        store = ClickHouseLedger(url, new_id="ldg_bench")
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def _in_duckdb(folder: Path, millions: list[int]) -> Iterator[tuple[str, dict[str, float]]]:
+    for count in millions:
+        path = folder / f"{count}.duckdb"
+        began_s = time.perf_counter()
+        store = fill(path, count * 1_000_000, lambda done: _tell(f"{done:,} records"))
+        _tell(f"{count} million records in {time.perf_counter() - began_s:.0f} s, {path.stat().st_size / 1e9:.1f} GB\n")
+        store.compact(keep_events_from_ms=None, keep_calls_from_ms=None)
+        yield f"DuckDB, {count} million", answers(store)
+        store.close()
+        path.unlink()
+
+
+def _tell(text: str) -> None:
+    print(f"\r{text}   ", end="", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Measure, print and write the table."""
+    options = _options()
+    millions = [int(text) for text in options.millions.split(",")]
+    parts = options.only.split(",") if options.only else ["ingest", "queries"]
+    lines = _head()
+    with tempfile.TemporaryDirectory(dir=options.folder) as text:
+        folder = Path(text)
+        if "ingest" in parts:
+            store = DuckDbLedger(folder / "ingest.duckdb", new_id="ldg_bench")
+            rows = [ingest("DuckDB", store)]
+            store.close()
+            if not options.without_clickhouse:
+                with clickhouse(folder / "chdb") as other:
+                    rows.append(ingest("ClickHouse (chDB)", other))
+            head = ["engine", "events/s", "median batch, events/s", "CPU s a batch", "peak memory MiB"]
+            all_of = f"in batches of {_BATCH:,}, {_BATCH * _BATCHES:,} in all; two events make a call"
+            lines += [f"**Taking events in**, {all_of}. The CPU is that of the ledger's process.", table(head, rows)]
+        if "queries" in parts:
+            columns = dict(_in_duckdb(folder, millions))
+            if not options.without_clickhouse:
+                with clickhouse(folder / "chdb2") as other:
+                    stream = Stream()
+                    count = sum(first_batch(other, stream) for _ in range(20))
+                    columns[f"ClickHouse (chDB), {count / 1e6:.1f} million"] = answers(other)
+            names = list(next(iter(columns.values())))
+            rows = [[n, *(f"{column[n]:,.0f}" for column in columns.values())] for n in names]
+            lines += [
+                "**Answering**, milliseconds, medians of five; so many cost records:",
+                table(["", *columns], rows),
+            ]
+    report = "\n\n".join(lines) + "\n"
+    print(report)
+    if not options.only and options.millions == "1,10,100":
+        _DOCUMENT.write_text(report)
+    return 0
+
+
+def _head() -> list[str]:
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    facts = [f"- date: {now}", f"- machine: {os.cpu_count()} cores, {os.uname().machine}, {os.uname().release}"]
+    facts.append(f"- load average before the start: {os.getloadavg()[0]:.2f}")
+    facts.append(f"- data: 100 agents in 10 teams, three models, {DAYS} days")
+    return ["# What the ledger can carry", "This page is made by `make bench-ledger`.", "\n".join(facts)]
+
+
+def _options() -> argparse.Namespace:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m bench.ledger", description=__doc__, formatter_class=raw)
+    parser.add_argument("--millions", default="1,10,100", help="of cost records")
+    parser.add_argument("--only", help="ingest or queries")
+    parser.add_argument("--without-clickhouse", action="store_true")
+    parser.add_argument("--folder", help="where the files are, until the end")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

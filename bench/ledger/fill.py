@@ -1,0 +1,68 @@
+"""A ledger of millions of records: one batch that was really appended, copied over 90 days inside the database."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from bench.ledger.traffic import batches
+from ledger.duckdb_sql import sql
+from ledger.duckdb_store import DuckDbLedger
+from ledger.records import batch_of
+from tests.ledger.events import Stream
+
+DAYS = 90
+_DAY_MS = 86_400_000
+_EVENTS = 10_000
+_AT_ONCE = 500
+
+
+def first_batch(store: Any, stream: Stream) -> int:
+    """Append one batch of calls; how many cost records it has."""
+    (events,) = batches(stream, _EVENTS, _EVENTS)
+    batch = batch_of(events, [], store.position(), stream.epoch, stream.now_ms)
+    store.append(batch)
+    return sum(len(group.items) for group in batch.charges)
+
+
+def fill(path: Path, records: int, tell: Callable[[int], None]) -> DuckDbLedger:
+    """A ledger with so many cost records, and the calls and sums that go with them. Months of billing stay those of the
+    first batch, and so do raw events, which are kept for a shorter time.
+    """
+    stream = Stream()
+    store = DuckDbLedger(path, new_id="ldg_bench", memory_mib=4096)
+    here = first_batch(store, stream)
+    store.close()
+    copies = max(1, records // here)
+    step_ms = DAYS * _DAY_MS // copies
+    with duckdb.connect(str(path), config={"memory_limit": "8GiB"}) as db:
+        for table in ("charge_rows", "calls"):
+            db.execute(f"CREATE TABLE seed_{table} AS SELECT * FROM {table}")
+            db.execute(f"DELETE FROM {table}")
+        for table in ("spend_slots", "call_slots", "account_slots"):
+            db.execute(f"DELETE FROM {table}")
+        for start in range(0, copies, _AT_ONCE):
+            some = f"range({start}, {min(start + _AT_ONCE, copies)}) AS copy(n)"
+            for table, times in (("charge_rows", ("start_ms", "end_ms")), ("calls", ("at_ms", "started_ms"))):
+                moved = ", ".join(f"{name} + n * {step_ms} AS {name}" for name in times)
+                began = "start_ms" if table == "charge_rows" else "started_ms"
+                digits = f"format('{{:012x}}85be', {began} + n * {step_ms}) || left(md5(hold_id || n), 16)"
+                ids = f"'hld_' || {digits} AS hold_id, 'req_' || {digits} AS request_id"
+                query = f"identity || ':' || n AS identity, {ids}, {moved}"
+                db.execute(
+                    f"INSERT INTO {table} SELECT seed.* REPLACE ({query}) FROM {some}, seed_{table} AS seed ORDER BY n"
+                )
+            tell(min(start + _AT_ONCE, copies) * here)
+        db.execute("CREATE TEMP VIEW new_charges AS SELECT * FROM charge_rows")
+        db.execute(sql("add_spend_slots"))
+        db.execute("CREATE TEMP VIEW new_calls AS SELECT * FROM calls")
+        db.execute(sql("add_call_slots"))
+        db.execute(
+            "INSERT INTO account_slots SELECT at_ms // 900000 * 900000, 'agents:2026-11:' || agent, sum(posted_nano) "
+            "FROM calls GROUP BY ALL"
+        )
+        for table in ("seed_charge_rows", "seed_calls"):
+            db.execute(f"DROP TABLE {table}")
+        db.execute("CHECKPOINT")
+    return DuckDbLedger(path, new_id="ldg_bench", memory_mib=1024)
