@@ -92,6 +92,8 @@ class Keeper:
             if archive.last is None and (await self.store.trimmed()).id:
                 archive.append((await summary_of_trimmed(self.store)).events())
             archive.enter(found.epoch)
+        if self.follows:
+            await self._mark(archive)
 
     async def run(self) -> None:
         """Follow the events until cancelled."""
@@ -136,7 +138,7 @@ class Keeper:
         metrics.archive_lag.set(max(0, found.sequence - archive.sequence))
         if rows or found.archived != archive.sequence:
             await self.store.archived(archive.sequence)
-            await self.readers.mark(archive.reader, archive.last.id if archive.last else "")
+            await self._mark(archive)
         elif archive.size_bytes > self._compact_at_bytes:
             await asyncio.to_thread(self._compact, archive)
         return len(rows) == _PAGE
@@ -165,6 +167,10 @@ class Keeper:
             return None
         return f"it has not the archived event {last.id}"
 
+    async def _mark(self, archive: Archive) -> None:
+        """Nothing that this copy has not is to be trimmed."""
+        await self.readers.mark(archive.reader, archive.last.id if archive.last else "")
+
     def _compact(self, archive: Archive) -> None:
         now_ms = self.clock.now_ms()
         saved = archive.compact(now_ms - 2 * self.settings.keep_holds_s * 1000, now_ms)
@@ -182,5 +188,6 @@ class Keeper:
             )
             await rebuild.run(why, self.ids.new("ep"))
             metrics.rebuilds.inc()
+            await self._mark(archive)
         finally:
             await store.close()

@@ -56,7 +56,7 @@ def ingest(name: str, store: LedgerStore) -> Row:
 def questions(store: LedgerStore) -> dict[str, Callable[[], Any]]:
     """What pages ask, each with an interval that is not of whole hours."""
     (newest,) = store.call_list(CallsAsk(Interval(0, 2**52), (), 1))
-    end_ms = newest.at_ms - 123_456
+    end_ms = newest.at_ms - 1_234
     month, day = Interval(end_ms - 30 * _DAY_MS, end_ms), Interval(end_ms - _DAY_MS, end_ms)
     one = (Filter("agent", ("agent7",)),)
     (call,) = store.call_list(CallsAsk(month, one, 1))
@@ -85,6 +85,7 @@ def answers(store: LedgerStore) -> dict[str, float]:
             ask()
             times.append((time.perf_counter() - began_s) * 1000)
         found[name] = statistics.median(times)
+        _tell(f"{name}: {found[name]:,.0f} ms\n")
     return found
 
 

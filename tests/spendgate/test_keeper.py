@@ -101,6 +101,33 @@ async def test_other_books_stop_the_start(server: EmbeddedValkey, store: RedisBu
     await second.close()
 
 
+async def test_nothing_goes_that_it_has_not_yet(server: EmbeddedValkey, store: RedisBudgetStore, tmp_path: Path):
+    """From its first moment on, and after a rebuild, before it has copied anything."""
+    keeping, readers = keeper(server, tmp_path), Readers(store)
+    await keeping.begin()
+    await held(store, "h1", 30, terms())
+    await readers.place("ledger", (await store.events(count=10))[-1][0])
+    assert await readers.trim(2**52) == 0
+    await keeping._turn(keeping.archive)  # type: ignore[arg-type]
+    await store._client.flushall()
+    assert keeping.archive
+    await keeping._rebuild("a test", keeping.archive)
+    await store._client.hdel(store.key("epoch"), "opens")
+    found = await store.look()
+    store.join(found.epoch or "", found.sequence)
+    await held(store, "h2", 30, terms())
+    await readers.place("ledger", (await store.events(count=10))[-1][0])
+    trimmed = await readers.trim(2**52)
+    assert trimmed == len([e async for e in _archived(keeping)]) - 1, "what it has, but for the last"
+    await keeping.close()
+
+
+async def _archived(keeping: Keeper) -> AsyncIterator[str]:
+    assert keeping.archive
+    for entry in keeping.archive.entries():
+        yield entry.id
+
+
 async def test_what_it_has_may_go_and_a_newcomer_begins_with_a_summary(
     server: EmbeddedValkey, store: RedisBudgetStore, tmp_path: Path
 ):
