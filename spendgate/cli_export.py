@@ -1,10 +1,17 @@
-"""`spendgate export`: cost records as files."""
+"""`spendgate export`: cost records as files.
+
+The process that owns the ledger writes the file. For standard output it writes one into a folder of this command's,
+which goes with the command: what is broken off leaves nothing in the data folder.
+"""
 
 import asyncio
 import contextlib
+import os
 import shutil
+import signal
 import sys
-import time
+import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +26,17 @@ from spendgate.settings import Settings
 
 _EVERY_S = 1.0
 _DELTA = "delta"
+_STDOUT = "-"
 
 
 def export(
-    out: Annotated[str, typer.Option(help="File; - for standard output. With --format delta, a folder or URL.")],
+    out: Annotated[
+        str, typer.Option(help="File, written by the ledger's process; - for standard output. Delta: a folder or URL.")
+    ],
     kind: Annotated[str, typer.Option("--format", help="csv, parquet, jsonl or delta.")] = "csv",
-    layout: Annotated[Layout, typer.Option(help="Which version of FOCUS names the columns.")] = Layout.FOCUS_1_4,
+    layout: Annotated[
+        Layout | None, typer.Option(help="Which version of FOCUS names the columns; focus-1.4, if not given.")
+    ] = None,
     start: Annotated[str, typer.Option("--from", help="First day or time, UTC, such as 2026-11-01.")] = "2020-01-01",
     end: Annotated[str | None, typer.Option("--to", help="End, exclusive; now, if not given.")] = None,
     scope: Annotated[list[str] | None, typer.Option(help="Only this, such as team:ml; repeat.")] = None,
@@ -32,14 +44,34 @@ def export(
     """Write cost records in the layout of FOCUS: CSV, Parquet, JSON lines, or append to a Delta Lake table."""
     end_ms = SystemClock().now_ms() + 1 if end is None else _epoch_ms(end, "--to")
     interval = Interval(_epoch_ms(start, "--from"), end_ms)
+    if interval.end_ms <= interval.start_ms:
+        raise typer.BadParameter("the interval ends before it begins", param_hint="--from")
     if kind == _DELTA:
-        count = run_on_ledger(lambda reader, _: reader.export_delta(out, interval.start_ms))
+        _refuse_for_delta({"--layout": layout, "--to": end, "--scope": scope})
+        table = _table(out)
+        count = run_on_ledger(lambda reader, _: reader.export_delta(table, interval.start_ms))
+        typer.echo(f"{count} records appended; the newest follow in an export after their hour", err=True)
     elif kind in [f.value for f in Format]:
         filters = filters_of(scope)
-        count = run_on_ledger(lambda reader, s: _write(reader, s, out, Format(kind), layout, interval, filters))
+        wanted = layout or Layout.FOCUS_1_4
+        count = run_on_ledger(lambda reader, s: _write(reader, s, out, Format(kind), wanted, interval, filters))
+        typer.echo(f"{count} records written", err=True)
     else:
         raise typer.BadParameter("must be csv, parquet, jsonl or delta", param_hint="--format")
-    typer.echo(f"{count} records written", err=True)
+
+
+def _refuse_for_delta(given: dict[str, object]) -> None:
+    """A table has the whole of every record; leaving some out would leave them out for ever."""
+    for option, value in given.items():
+        if value:
+            raise typer.BadParameter("does not go with --format delta", param_hint=option)
+
+
+def _table(out: str) -> str:
+    """As the ledger's process finds it, which runs in another folder."""
+    if out == _STDOUT:
+        raise typer.BadParameter("a Delta Lake table is a folder or URL", param_hint="--out")
+    return out if "://" in out else str(Path(out).absolute())
 
 
 async def _write(
@@ -51,19 +83,17 @@ async def _write(
     interval: Interval,
     filters: tuple[Filter, ...],
 ) -> int:
-    path = _target(out, settings, kind)
-    telling = asyncio.create_task(_tell(path.with_name(f".{path.name}.part")))
-    try:
-        count = await reader.export_to(str(path), kind, layout, interval, filters)
-        if out == "-":
+    with _target(out, settings) as path:
+        telling = asyncio.create_task(_tell(path.with_name(f".{path.name}.part")))
+        try:
+            count = await reader.export_to(str(path), kind, layout, interval, filters)
+        finally:
+            telling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await telling
+        if out == _STDOUT:
             with path.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
-    finally:
-        telling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await telling
-        if out == "-":
-            path.unlink(missing_ok=True)
     return count
 
 
@@ -74,10 +104,36 @@ async def _tell(draft: Path) -> None:
         typer.echo(f"\r{_size_bytes(draft) / 1e6:,.0f} MB written", err=True, nl=False)
 
 
-def _target(out: str, settings: Settings, kind: Format) -> Path:
-    if out != "-":
-        return Path(out).absolute()
-    return (settings.data_dir / "ledger" / f"export-{time.time_ns()}.{kind}").absolute()
+@contextlib.contextmanager
+def _target(out: str, settings: Settings) -> Iterator[Path]:
+    if out != _STDOUT:
+        yield Path(out).absolute()
+        return
+    ledger = (settings.data_dir / "ledger").absolute()
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="export-", dir=ledger) as folder:
+        os.chown(folder, ledger.stat().st_uid, -1)  # root may ask a ledger that is another user's
+        yield Path(folder) / "records"
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends this task as an interrupt does, with what is to be done at its end."""
+    loop, task, told = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    assert task is not None
+
+    def end() -> None:
+        told.set()
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if told.is_set():
+            raise typer.Exit(128 + signal.SIGTERM) from None
+        raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _size_bytes(draft: Path) -> int:
