@@ -43,6 +43,11 @@ def export_delta(
     if DeltaTable.is_deltatable(str(table)):
         known = DeltaTable(str(table)).transaction_version(application)
     hour, end = (start_ms // _HOUR_MS if known is None else known + 1), now_ms // _HOUR_MS
+    whole = Interval(hour * _HOUR_MS, end * _HOUR_MS)
+    first = next(iter(store.charges(whole, (), ["x_RecordedAt"], by="x_RecordedAt")), None)
+    if first is None:
+        return 0
+    hour = max(hour, int(first[0][0].replace(tzinfo=UTC).timestamp()) * 1000 // _HOUR_MS)
     written = 0
     while hour < end:
         last = min(hour + _HOURS, end)
