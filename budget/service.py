@@ -46,9 +46,10 @@ _MAX_WAITING = 100_000
 
 @value
 class Plan:
-    """A call as the budgets see it: its accounts and the candidates in order of preference."""
+    """A call as the budgets see it: its accounts, their ids, and the candidates in order of preference."""
 
     accounts: tuple[AccountTerms, ...]
+    account_ids: tuple[str, ...]
     candidates: tuple[Candidate, ...]
 
 
@@ -56,7 +57,8 @@ class Plan:
 class Admission:
     """A hold that this worker owns, with what it was decided from.
 
-    candidate: the one that fitted. watching: the accounts that the hold is on, with their balances after it.
+    candidate: the one that fitted. account_ids: of the accounts that the hold is on. watching: those accounts, with
+    their balances after it.
     """
 
     hold: Hold
@@ -66,14 +68,16 @@ class Admission:
     account_ids: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        accounts, balances = self.plan.accounts, self.hold.balances
-        self.candidate = self.plan.candidates[self.hold.candidate]
+        plan, balances = self.plan, self.hold.balances
+        accounts, ids = plan.accounts, plan.account_ids
+        self.candidate = plan.candidates[self.hold.candidate]
         marks = self.candidate.watched
         if UNAFFECTED in marks:
             kept = [n for n, mark in enumerate(marks) if mark != UNAFFECTED]
             accounts, balances = tuple([accounts[n] for n in kept]), tuple([balances[n] for n in kept])
+            ids = tuple([ids[n] for n in kept])
         self.watching = tuple(zip(accounts, balances, strict=True))
-        self.account_ids = tuple([terms.id for terms in accounts])
+        self.account_ids = ids
 
 
 @value
@@ -148,7 +152,13 @@ class BudgetService:
                 candidates=plan.candidates,
                 detail=detail,
             )
-            verdict = await self._ask(request)
+            try:
+                verdict = await self.store.reserve(request)
+            except StoreUnavailable:
+                verdict = await self._ask_again(request)
+            except asyncio.CancelledError:
+                self._bar(request)
+                raise
             if isinstance(verdict, Hold):
                 admission = Admission(verdict, plan)
                 self._opened(admission, hold_id, verdict.amount_nano, detail, owner)
@@ -164,15 +174,8 @@ class BudgetService:
             hold_id, amount_nano, admission.account_ids, hold.candidate, hold.tokens, owner, detail
         )
 
-    async def _ask(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
+    async def _ask_again(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
         """Ask twice under one id: a reply that was lost after the hold was made gives the same hold."""
-        try:
-            return await self.store.reserve(request)
-        except StoreUnavailable:
-            pass
-        except asyncio.CancelledError:
-            self._bar(request)
-            raise
         try:
             verdict = await self.store.reserve(request)
         except (StoreUnavailable, asyncio.CancelledError):

@@ -174,7 +174,7 @@ async def _forward_while_wanted(
     back: Answering,
     ending: _Ending,
 ) -> None:
-    patience_s = flow.drain.time_s if opened.attempt.on_abort is OnAbort.DRAIN else 0.0
+    patience_s = flow.drain.time_s if opened.attempt.endpoint.on_abort is OnAbort.DRAIN else 0.0
     try:
         with Interruptible(opened.call.client, patience_s):
             await _forward(flow, opened, shape, meter, headers, back)
@@ -254,7 +254,7 @@ def _end(
     call, attempt, failure = opened.call, opened.attempt, ending.failure
     usage = _usage(flow, opened, meter, complete=ending.complete)
     if ending.outcome == ABORTED:
-        whole_hold = attempt.on_abort is OnAbort.CHARGE_HOLD
+        whole_hold = attempt.endpoint.on_abort is OnAbort.CHARGE_HOLD
     else:
         whole_hold = failure is not None and not isinstance(usage, ExactUsage)
     cost, standing = flow.finish(call, attempt, usage, outcome=ending.outcome, whole_hold=whole_hold)
@@ -266,7 +266,7 @@ def _end(
         last = shape.failure(problem_of_upstream(failure))
     else:
         flow.planner.health.succeeded(attempt.model.name)
-        answered = Answered(call, attempt, {}, usage, cost + opened.spent_before_nano, standing)
+        answered = Answered(call, attempt, None, usage, cost + opened.spent_before_nano, standing)
         last = shape.end(answered, _latency_s(flow.clock, opened)) + _DONE
     back.end(last)
 

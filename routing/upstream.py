@@ -31,10 +31,10 @@ class UpstreamCall:
 
 @value
 class UpstreamAnswer:
-    """A complete answer in OpenAI's shape, checked to be a JSON object; `provider_request_id` if it gave one."""
+    """A complete answer in OpenAI's shape, checked to be a JSON object. raw: the same as it came, if it came so."""
 
     body: dict[str, Any]
-    provider_request_id: str | None = None
+    raw: bytes = b""
 
 
 class UpstreamStream(Protocol):

@@ -11,7 +11,7 @@ from routing.adapters.anthropic_convert import from_anthropic, to_anthropic
 from routing.adapters.anthropic_stream import StreamConverter
 from routing.adapters.failures import refusal
 from routing.adapters.http import EventSource, HttpClient, HttpRequest, Reply, broken
-from routing.adapters.openai_wire import JSON_HEADERS, call_lines, provider_request_id, read_object
+from routing.adapters.openai_wire import JSON_HEADERS, call_lines, read_object
 from routing.errors import FailureKind, UpstreamError
 from routing.model import Endpoint
 from routing.upstream import UpstreamAnswer, UpstreamCall
@@ -40,7 +40,7 @@ class Anthropic:
         reply = await self._http.post(self._request(call, _convert(call), streaming=False))
         message = read_object(reply, self._clock)
         answer = from_anthropic(message, self._clock.now_ms() // 1000)
-        return UpstreamAnswer(answer, provider_request_id(reply.headers, answer))
+        return UpstreamAnswer(answer)
 
     async def open_stream(self, call: UpstreamCall) -> "AnthropicStream":
         """See `Upstream.open_stream`."""

@@ -42,9 +42,7 @@ class LiteLLM:
 
     async def send(self, call: UpstreamCall) -> UpstreamAnswer:
         """See `Upstream.send`; also raises ConfigError if the SDK is not installed."""
-        body = as_object(await self._ask(call, {}))
-        own_id = body.get("id")
-        return UpstreamAnswer(body, own_id if isinstance(own_id, str) else None)
+        return UpstreamAnswer(as_object(await self._ask(call, {})))
 
     async def open_stream(self, call: UpstreamCall) -> "LiteLLMStream":
         """See `Upstream.open_stream`; also raises ConfigError if the SDK is not installed."""

@@ -121,13 +121,7 @@ def read_answer(reply: Reply, clock: Clock) -> UpstreamAnswer:
     body = read_object(reply, clock)
     if not ("choices" in body or "data" in body) and (body.get("error") or body.get("error_code")):
         raise _error_inside(reply.body)
-    return UpstreamAnswer(body, provider_request_id(reply.headers, body))
-
-
-def provider_request_id(headers: Mapping[str, str], body: Mapping[str, Any]) -> str | None:
-    """The provider's id: ``x-request-id`` (Databricks, OpenAI), ``request-id`` (Anthropic), or the answer's own."""
-    own = body.get("id")
-    return headers.get("x-request-id") or headers.get("request-id") or (own if isinstance(own, str) else None)
+    return UpstreamAnswer(body, reply.body)
 
 
 class OpenAIStream:

@@ -1,5 +1,6 @@
 import logging
 
+import orjson
 import pytest
 
 from core.ids import id_to_uuid
@@ -19,7 +20,7 @@ async def sent_for(asked: UpstreamCall, path: str = "/v1", **changes: object) ->
         answer = await adapter.send(asked)
         await adapter.close()
     assert answer.body == ANSWER
-    assert answer.provider_request_id == "chatcmpl-1"
+    assert orjson.loads(answer.raw) == ANSWER
     return server.requests[0]
 
 
