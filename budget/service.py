@@ -7,9 +7,8 @@ settles is posted in full when its lease ends, unconfirmed.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -190,15 +189,11 @@ class BudgetService:
         ids = tuple(a.id for a in request.accounts)
         self._wait(Resolution(request.hold_id, ResolveMode.VOID, ids, only_owner=request.owner))
 
-    @contextlib.contextmanager
-    def ended(self, admission: Admission) -> Iterator[None]:
-        """Whatever happens inside, this hold is not renewed afterwards: one that nobody settled expires, and is
-        charged in full, rather than held for ever.
+    def let_go(self, admission: Admission) -> None:
+        """Renew this hold no more: if nobody has settled it, it expires, and is charged in full, rather than held for
+        ever.
         """
-        try:
-            yield
-        finally:
-            self.open_holds.pop(admission.hold.id, None)
+        self.open_holds.pop(admission.hold.id, None)
 
     def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> None:
         """Post what the call cost and release its hold. Nobody waits for it: it is on its way when this returns, and

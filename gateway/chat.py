@@ -122,12 +122,14 @@ class ChatFlow:
             return done
         attempt, answer = done
         self.planner.health.succeeded(attempt.model.name)
-        with self.budgets.ended(attempt.admission):
+        try:
             usage: Usage | str = read_usage(answer.body.get("usage"))
             if isinstance(usage, str):
                 usage = self.estimated(call, attempt, usage, answer_bytes(answer.body))
             outcome = ABORTED if call.left else "answered"
             cost, standing = self.finish(call, attempt, usage, outcome=outcome)
+        finally:
+            self.budgets.let_go(attempt.admission)
         return Answered(call, attempt, answer, usage, cost + progress.charged_nano, standing, progress.skipped)
 
     async def open(self, call: Call) -> OpenedStream | Refused:

@@ -121,11 +121,15 @@ class HotCycle:
             self._connection.loop.call_soon(self._flush)
         self._pieces.append(data)
 
+    @property
+    def full(self) -> bool:
+        """The client has to take some of what was written before it is sent more."""
+        return self._connection.flow.write_paused and not self.gone
+
     async def drained(self) -> None:
-        """Return once the client has taken enough of what was written."""
-        flow = self._connection.flow
-        if flow.write_paused and not self.gone:
-            await flow.drain()
+        """Return once it has."""
+        if self.full:
+            await self._connection.flow.drain()
 
     def end(self, data: bytes) -> None:
         """The last piece."""

@@ -203,9 +203,11 @@ class HotRoutes:
         if isinstance(opened, Refused):
             self._refuse(surface, problem_of_refusal(call, opened), call.request_id, back)
             return
-        with self.flow.budgets.ended(opened.attempt.admission):
+        try:
             shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
             await pump(self.flow, opened, shape, self._stream_headers(call, opened), back)
+        finally:
+            self.flow.budgets.let_go(opened.attempt.admission)
 
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt

@@ -74,8 +74,13 @@ class Answering(Protocol):
         """A piece of it."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """The client has to take some of what was written before it is sent more."""
+        ...
+
     async def drained(self) -> None:
-        """Return once the client has taken enough of what was written to be sent more."""
+        """Return once it has."""
         ...
 
     def end(self, data: bytes) -> None:

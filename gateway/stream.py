@@ -9,7 +9,6 @@ cut off, and what it sent is charged even where that is more than was held.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -220,31 +219,52 @@ async def _forward(
     try:
         async with asyncio.timeout(flow.stream_timeout_s):
             back.begin(200, headers)
-            await _forward_events(flow, _bounds(flow, opened), opened, shape, meter, back)
+            await opened.upstream.pour(_Forwarding(flow, opened, shape, meter, back).take, back.drained)
     except TimeoutError:
         error = f"the stream takes longer than {flow.stream_timeout_s:g} s"
         raise UpstreamError(FailureKind.TIMEOUT, error) from None
 
 
-async def _forward_events(
-    flow: ChatFlow, bounds: _Bounds, opened: OpenedStream, shape: StreamShape, meter: Meter, back: Answering
-) -> None:
-    wire = drained = 0
-    events: AsyncIterator[bytes] = opened.upstream.events()
-    async for payload in events:
+class _Forwarding:
+    """Carries what comes to the client, and meters it. wire: bytes of payloads; drained: of those that nobody hears."""
+
+    __slots__ = ("_back", "_bounds", "_call", "_clock", "_drained", "_meter", "_shape", "_wire")
+
+    def __init__(self, flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, back: Answering) -> None:
+        self._call = opened.call
+        self._clock = flow.clock
+        self._bounds = _bounds(flow, opened)
+        self._shape = shape
+        self._meter = meter
+        self._back = back
+        self._wire = self._drained = 0
+
+    def take(self, payloads: list[bytes]) -> bool:
+        """Pass these on; whether the client can be sent more at once.
+
+        Raises:
+            UpstreamError: the stream is none, or is larger than it can be. _EnoughRead: nobody hears it.
+        """
+        left, meter, shape = self._call.left, self._meter, self._shape
         if meter.began_s is None:
-            meter.began_s = flow.clock.monotonic_s()
-        chunk = meter.read(payload)
-        wire += len(payload)
-        if opened.call.left:
-            drained += len(payload)
-        bounds.check(meter, wire, drained)
-        if chunk is None and payload.strip():
-            raise UpstreamError(FailureKind.BROKEN, "an event of the stream is no chunk of an answer")
-        event = shape.event(payload, chunk)
-        if event is not None and not opened.call.left:
-            back.write(event)
-            await back.drained()
+            meter.began_s = self._clock.monotonic_s()
+        events: list[bytes] = []
+        try:
+            for payload in payloads:
+                chunk = meter.read(payload)
+                self._wire += len(payload)
+                if left:
+                    self._drained += len(payload)
+                self._bounds.check(meter, self._wire, self._drained)
+                if chunk is None and payload.strip():
+                    raise UpstreamError(FailureKind.BROKEN, "an event of the stream is no chunk of an answer")
+                event = shape.event(payload, chunk)
+                if event is not None:
+                    events.append(event)
+        finally:
+            if events and not left:
+                self._back.write(events[0] if len(events) == 1 else b"".join(events))
+        return left or not self._back.full
 
 
 def _end(

@@ -1,7 +1,7 @@
 """What providers with OpenAI's shapes have in common: answers, streams, and fields that not every model takes."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -10,6 +10,7 @@ from core.clock import Clock
 from core.ids import id_to_uuid
 from routing.adapters.failures import clean_message, read_vendor_error, refusal
 from routing.adapters.http import EventSource, Reply, broken, header_lines
+from routing.adapters.http_events import Drained, Take
 from routing.adapters.sse import DONE
 from routing.errors import UpstreamError
 from routing.upstream import UpstreamAnswer, UpstreamCall
@@ -130,17 +131,28 @@ class OpenAIStream:
     def __init__(self, source: EventSource) -> None:
         self._source = source
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """The chunks; see `UpstreamStream.events`."""
-        while (payloads := await self._source.next_payloads()) is not None:
-            for payload in payloads:
+    async def pour(self, take: Take, drained: Drained) -> None:
+        """The chunks; see `UpstreamStream.pour`."""
+        ended = False
+
+        def sift(payloads: list[bytes]) -> bool:
+            nonlocal ended
+            for number, payload in enumerate(payloads):
                 if len(payload) < _DONE_BYTES and payload.strip() == DONE:
+                    ended = True
                     self._source.finish()
-                    return
-                if payload.startswith((b'{"error', b'{ "error')):
+                elif payload.startswith((b'{"error', b'{ "error')):
+                    if number:
+                        take(payloads[:number])
                     raise _error_inside(payload)
-                yield payload
-        raise broken("the stream ended without its end mark")
+                else:
+                    continue
+                return take(payloads[:number]) if number else True
+            return take(payloads)
+
+        await self._source.pour(sift, drained)
+        if not ended:
+            raise broken("the stream ended without its end mark")
 
     async def close(self) -> None:
         """Drop the connection, unless the stream has ended."""

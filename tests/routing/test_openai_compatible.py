@@ -8,6 +8,7 @@ from routing.adapters.openai_compatible import OpenAICompatible
 from routing.errors import FailureKind, UpstreamError
 from routing.upstream import UpstreamCall
 from tests.routing.servers import ANSWER, ATTEMPT, FakeClock, Request, call, endpoint, serving
+from tests.support.streams import payloads_of
 
 
 async def answers(request: Request) -> None:
@@ -64,7 +65,7 @@ async def test_usage_is_asked_for_until_the_server_refuses() -> None:
         adapter = OpenAICompatible(endpoint(server.url), FakeClock())
         for _ in range(2):
             stream = await adapter.open_stream(call())
-            assert [p async for p in stream.events()] == []
+            assert [p async for p in payloads_of(stream)] == []
             await stream.close()
         await adapter.close()
     assert ["stream_options" in r.json for r in server.requests] == [True, False, False]

@@ -98,6 +98,11 @@ class Client:
         self._hear()
         self.body += data
 
+    @property
+    def full(self) -> bool:
+        """It reads at its pace."""
+        return self.wish.slow_s > 0
+
     async def drained(self) -> None:
         """It reads at its pace."""
         if self.wish.slow_s:
