@@ -139,7 +139,7 @@ class EventSource:
             self._pause(self._wire)
 
     def end(self) -> None:
-        """The body has ended as it should. That something of it still waits must not hold up the connection's next call."""
+        """The body has ended as it should. The connection serves another call now, also if something still waits."""
         if self._wire is not None:
             self._resume(self._wire)
         self._wire = None

@@ -13,7 +13,7 @@ from routing.adapters.http_connect import Addresses
 from routing.adapters.http_events import MAX_UNREAD_BYTES
 from routing.errors import FailureKind, UpstreamError
 from tests.routing.wire import OK, STREAM, client_of, open_stream, post, raw_server, says, until
-from tests.support.streams import Pulled
+from tests.support.streams import Pulled, first_of, never
 
 ANSWER = OK + b"Content-Length: 2\r\n\r\n{}"
 
@@ -313,24 +313,6 @@ async def test_a_slow_reader_stops_a_fast_server() -> None:
         assert count == total
         source.finish()
         assert len(client._idle) == 1
-
-
-async def never() -> None:
-    raise AssertionError("whatever comes can be taken")
-
-
-async def first_of(source: EventSource) -> list[bytes]:
-    """What comes first; from then on nothing is read."""
-    got: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-
-    def take(payloads: list[bytes]) -> bool:
-        if not got.done():
-            got.set_result(payloads)
-        return False
-
-    reading = asyncio.create_task(source.pour(take, asyncio.Event().wait))
-    reading.add_done_callback(lambda task: task.cancelled() or task.exception())
-    return await got
 
 
 async def test_a_stream_whose_opener_is_cancelled_is_dropped() -> None:

@@ -70,3 +70,22 @@ async def payloads_of(stream: Poured) -> AsyncIterator[bytes]:
                 yield payload
     finally:
         await pulled.close()
+
+
+async def never() -> None:
+    """What waits for a taker that can always take."""
+    raise AssertionError("whatever comes can be taken")
+
+
+async def first_of(stream: Poured) -> list[bytes]:
+    """What comes first; from then on nothing is read."""
+    got: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+
+    def take(payloads: list[bytes]) -> bool:
+        if not got.done():
+            got.set_result(payloads)
+        return False
+
+    reading = asyncio.create_task(stream.pour(take, asyncio.Event().wait))
+    reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return await got
