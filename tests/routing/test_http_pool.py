@@ -13,7 +13,7 @@ from routing.adapters.http_connect import Addresses
 from routing.adapters.http_events import MAX_UNREAD_BYTES
 from routing.errors import FailureKind, UpstreamError
 from tests.routing.wire import OK, STREAM, client_of, open_stream, post, raw_server, says, until
-from tests.support.streams import Pulled, first_of, never
+from tests.support.streams import Pulled, count_of, first_of, never
 
 ANSWER = OK + b"Content-Length: 2\r\n\r\n{}"
 
@@ -302,15 +302,7 @@ async def test_a_slow_reader_stops_a_fast_server() -> None:
         assert sent < total  # the rest waits in the server
         # One piece of the socket may come after the limit is reached.
         assert sum(map(len, source._ready)) <= MAX_UNREAD_BYTES + 2 * 256 * 1024
-        count = 0
-
-        def take(payloads: list[bytes]) -> bool:
-            nonlocal count
-            count += len(payloads)
-            return True
-
-        await source.pour(take, never)
-        assert count == total
+        assert await count_of(source) == total
         source.finish()
         assert len(client._idle) == 1
 

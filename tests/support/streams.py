@@ -89,3 +89,16 @@ async def first_of(stream: Poured) -> list[bytes]:
     reading = asyncio.create_task(stream.pour(take, asyncio.Event().wait))
     reading.add_done_callback(lambda task: task.cancelled() or task.exception())
     return await got
+
+
+async def count_of(stream: Poured) -> int:
+    """How many payloads come."""
+    count = 0
+
+    def take(payloads: list[bytes]) -> bool:
+        nonlocal count
+        count += len(payloads)
+        return True
+
+    await stream.pour(take, never)
+    return count
