@@ -167,8 +167,7 @@ class Connection(HttpToolsProtocol):
 
     def _start(self, cycle: HotCycle) -> None:
         cycle.task = task = self.loop.create_task(cycle.run())
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)  # until it ends: uvicorn waits for them before it stops
 
     def _head_is_late(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

@@ -75,6 +75,8 @@ class HotCycle:
                 connection.transport.close()
             else:
                 self.answer(500, {"Connection": "close"}, b"")
+        finally:
+            connection.tasks.discard(self.task)
 
     def leave(self) -> None:
         """The client has gone away."""

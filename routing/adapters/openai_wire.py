@@ -27,7 +27,6 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 STREAMING_FIELDS = {"stream_options": {"include_usage": True}}
 #: How a 400 names a field that it does not take, other than by the field's name.
 _ALSO_NAMED = {"stream_options": (b"stream_options", b"include_usage")}
-_OWN_ID = re.compile(r"[a-z]+_([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -44,11 +43,10 @@ def call_lines(call: UpstreamCall, *, id_header: str | None = None) -> bytes:
     id_header: what the provider calls the attempt's id, if it wants it.
     """
     own_id = call.attempt_id
-    found = _OWN_ID.fullmatch(own_id)
-    # The same as `id_to_uuid`, without a UUID in between, for ids that are written as ours are.
-    lines = f"Helicone-Request-Id: {'-'.join(found.groups()) if found else id_to_uuid(own_id)}\r\n"
+    lines = f"Helicone-Request-Id: {id_to_uuid(own_id)}\r\n"
     if id_header:
-        lines += f"{id_header}: {own_id}\r\n" if found else header_lines({id_header: own_id}).decode("latin-1")
+        ours = own_id.isascii() and own_id.replace("_", "").isalnum()
+        lines += f"{id_header}: {own_id}\r\n" if ours else header_lines({id_header: own_id}).decode("latin-1")
     if call.traceparent and _TRACEPARENT.fullmatch(call.traceparent):
         lines += f"traceparent: {call.traceparent}\r\n"
     return lines.encode("latin-1")
