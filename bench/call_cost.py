@@ -124,7 +124,7 @@ class Rig:
         ) % (key.encode(), len(content), content)
         api_key = ApiKey(key_id, "bench", KeyRole.AGENT, digest_of(key), (), (Scope("agent", "*"),))
         self.hot = self._hot(KeyRing([api_key]))
-        config = uvicorn.Config(_Nobody(), log_config=None, access_log=False, loop="none")
+        config = uvicorn.Config(_Nobody(), log_config=None, access_log=False, loop="none", interface="asgi3")
         config.load()
         state = ServerState()
         state.default_headers = [(b"date", b"Mon, 23 Nov 2026 08:00:00 GMT")]
