@@ -24,7 +24,10 @@ def hold_detail(call: Call, asked: str) -> bytes:
 def attempt_detail(
     call: Call, attempt: Attempt, usage: Usage | None, cost_nano: int, ended_ms: int, *, outcome: str
 ) -> bytes:
-    """The whole story of an attempt. outcome: ``answered``, ``aborted``, or the kind of its failure."""
+    """The whole story of an attempt. outcome: ``answered``, ``aborted``, or the kind of its failure.
+
+    balances: how the accounts of the hold stood with it: spent, held, state, limit and hard cap.
+    """
     admission = attempt.admission
     record = _common(call)
     record["model_requested"] = call.asked or admission.plan.candidates[0].model
@@ -42,6 +45,9 @@ def attempt_detail(
     record["outcome"] = outcome
     record["why"] = attempt.why
     record["state"] = max([balance.state for _, balance in admission.watching]).label
+    record["balances"] = [
+        [b.spent_nano, b.held_nano, b.state.value, t.limit_nano, t.hard_nano] for t, b in admission.watching
+    ]
     if outcome == ABORTED:
         record["on_abort"] = attempt.on_abort.value
     if attempt.dropped_tools:
