@@ -28,6 +28,7 @@ from dashboard.pages import router as create_pages
 from gateway.app import ASGI, create_app, create_router
 from gateway.auth import Authenticator
 from gateway.chat import ChatFlow, DrainLimits
+from gateway.dry_run import DryRuns
 from gateway.hot import HotRoutes
 from gateway.http import Limits
 from gateway.idempotency import RedisAnswerMemory
@@ -195,7 +196,8 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     rest.include_router(create_router(hot, webhook, routes, worker.readiness))
     if settings.role is not Role.GATEWAY:
         ledger = LedgerClient(settings.data_dir, settings.namespace) if settings.ledger != OFF else None
-        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger)
+        dry_runs = DryRuns(flow, keys, clock, snapshot.refresh)
+        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger, dry_runs)
         rest.include_router(create_dashboard(deps))
         rest.include_router(create_pages(deps))
     if settings.role is Role.CONTROL:

@@ -1,0 +1,124 @@
+"""A dry run says what the gateway then does, in every state of a budget, and leaves no trace."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from tests.support.gateway import Answer, RunningGateway, running_gateway
+
+LIMIT_USD = 0.003
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[RunningGateway]:
+    with running_gateway() as running:
+        yield running
+
+
+def body(max_tokens: int) -> dict[str, Any]:
+    return {"model": "dbrx", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": max_tokens}
+
+
+def dry_run(gateway: RunningGateway, agent: str, max_tokens: int = 300) -> Any:
+    call = {name: given for name, given in body(max_tokens).items() if name != "max_tokens"}
+    call |= {"scopes": [f"agent:{agent}"], "maxTokens": max_tokens}
+    answer = gateway.request("POST", "/api/simulate", {"call": call}, key="admin")
+    assert answer.status == 200, answer.body
+    return answer.json["call"]
+
+
+def real_call(gateway: RunningGateway, agent: str, max_tokens: int = 300) -> Answer:
+    raw = json.dumps(body(max_tokens), separators=(",", ":")).encode()
+    scope = {"X-Budget-Scope-Type": "agent", "X-Budget-Scope-Key": agent}
+    return gateway.request("POST", "/v1/chat/completions", raw, headers=scope)
+
+
+def last_hold_usd(gateway: RunningGateway) -> float:
+    events, after = [], None
+    while True:
+        path = "/api/events?limit=1000" + (f"&after={after}" if after else "")
+        page = gateway.request("GET", path, key="admin").json
+        if not page["events"]:
+            return int([e for e in events if e["type"] == "hold"][-1]["amount_nano"]) / 1e9
+        events, after = events + page["events"], page["next"]
+
+
+def spend_up_to(gateway: RunningGateway, agent: str, usd: float) -> None:
+    """Money from elsewhere brings the account exactly there."""
+    given = {"scopeType": "agent", "scopeKey": agent, "cost": f"{usd:.9f}", "requestId": f"{agent}-{usd}"}
+    assert gateway.request("POST", "/webhook/helicone", given).status == 204
+
+
+STATES = {
+    "Active": (0.0, 300, "served"),
+    "Warned": (0.0026, 20, "served"),
+    "Degraded": (0.0031, 20, "downgraded"),
+    "Stopped": (0.0048, 20, "refused"),
+    "tight": (0.0029, 2000, "shortened"),
+    "no room": (0.0047, 300, "refused"),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_it_is_what_then_happens(gateway: RunningGateway, name: str):
+    spent, max_tokens, outcome = STATES[name]
+    agent = name.replace(" ", "-").lower()
+    gateway.put_budget(scopeType="agent", scopeKey=agent, limitUsd=str(LIMIT_USD), hardCap="1.6", softCap="0.5")
+    if spent:
+        spend_up_to(gateway, agent, spent)
+    before = gateway.spend(agent)
+    told = dry_run(gateway, agent, max_tokens)
+    assert dry_run(gateway, agent, max_tokens)["outcome"] == told["outcome"] == outcome
+    assert gateway.spend(agent) == before, "nothing is held or spent by it"
+    (account,) = told["accounts"]
+    assert account["decides"] and (account["spent"], account["held"]) == (before["spent"], before["held"])
+    assert (account["limit"], account["hardLimit"]) == (before["limit"], before["hardLimit"])
+    done = real_call(gateway, agent, max_tokens)
+    assert done.status == told["status"]
+    if done.status == 200:
+        assert account["state"] == before["state"]
+        assert done.headers["x-model-served"] == told["modelServed"]
+        assert unquote(done.headers.get("x-downgrade-reason", "")) == (told["why"] or "")
+        assert last_hold_usd(gateway) == told["ceiling"]
+    else:
+        error = done.json["error"]
+        assert (error["code"], error["message"]) == (told["code"], told["why"])
+        assert float(error["neededUsd"]) == told["needed"]
+        assert told["modelServed"] is None and told["ceiling"] is None
+
+
+def test_whose_call_it_would_be(gateway: RunningGateway):
+    gateway.put_budget(scopeType="team", scopeKey="keyed", limitUsd="1")
+    made = gateway.request(
+        "POST",
+        "/api/keys",
+        {"name": "x", "role": "agent", "scopes": ["team:keyed"], "mayName": ["user:*"]},
+        key="admin",
+    ).json
+    call = {"keyId": made["id"], "scopes": ["user:ann"], "inputTokens": 1000, "maxTokens": 10}
+    told = gateway.request("POST", "/api/simulate", {"call": call}, key="admin").json["call"]
+    assert [a["scope"] for a in told["accounts"]] == ["team:keyed"]
+    assert "4,000 bytes" in told["assumptions"][1]
+    refused = gateway.request("POST", "/api/simulate", {"call": call | {"scopes": ["agent:a"]}}, key="admin")
+    assert refused.status == 403 and "may not spend as agent:a" in refused.json["error"]["message"]
+    unknown = gateway.request("POST", "/api/simulate", {"call": call | {"keyId": "nobody"}}, key="admin")
+    assert (unknown.status, unknown.json["error"]["field"]) == (400, "keyId")
+
+
+def test_what_no_budget_covers_and_what_is_malformed(gateway: RunningGateway):
+    told = gateway.request("POST", "/api/simulate", {"call": {"prompt": "Hi", "scopes": ["team:bare"]}}, key="admin")
+    assert (told.json["call"]["code"], told.json["call"]["accounts"]) == ("no_budget", [])
+    for call, field in (
+        ({"prompt": "x", "scopes": ["bare"]}, "scopes"),
+        ({"prompt": "x", "tools": [{"type": "web"}]}, "tools[0].type"),
+        ({"prompt": "x", "maxTokens": 0}, "call.maxTokens"),
+        ({"prompt": "x", "huh": 1}, "call.huh"),
+    ):
+        answer = gateway.request("POST", "/api/simulate", {"call": call}, key="admin")
+        assert (answer.status, answer.json["error"]["field"]) == (400, field)
+    gone = gateway.request("POST", "/api/simulate", {"call": {"prompt": "x", "model": "none"}}, key="admin")
+    assert gone.status == 404
+    assert gateway.request("POST", "/api/simulate", {"call": {"prompt": "x"}}, key="agent").status == 403
