@@ -37,7 +37,8 @@ def real_call(gateway: RunningGateway, agent: str, max_tokens: int = 300) -> Ans
 
 
 def last_hold_usd(gateway: RunningGateway) -> float:
-    events, after = [], None
+    events: list[dict[str, str]] = []
+    after = None
     while True:
         path = "/api/events?limit=1000" + (f"&after={after}" if after else "")
         page = gateway.request("GET", path, key="admin").json
