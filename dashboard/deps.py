@@ -9,7 +9,7 @@ from budget.ports import BudgetStore, Documents
 from core.clock import Clock
 from core.ids import Ids
 from core.keys import KeyRing
-from dashboard.what_if import DryRuns
+from dashboard.what_if import DryRuns, Replays
 from ledger.ports import LedgerReader
 from routing.model import Routes
 from telemetry.prices import PriceBook
@@ -31,6 +31,7 @@ class Deps:
     refresh: reads the snapshot again into `book` and `keys`, so that a writer sees its own change.
     ledger: what was; None where it is switched off.
     dry_runs: tries calls without making them; None where there is no gateway.
+    replays: replays the past; None where the ledger is switched off.
     """
 
     store: LiveState
@@ -44,3 +45,4 @@ class Deps:
     refresh: Callable[[], Awaitable[None]]
     ledger: LedgerReader | None = None
     dry_runs: DryRuns | None = None
+    replays: Replays | None = None

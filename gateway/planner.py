@@ -45,7 +45,7 @@ class _Watched:
 
 
 @value
-class _Option:
+class Option:
     """A model that may serve. floor_tokens: an answer may be made as short as this; None: not shortened."""
 
     model: Model
@@ -55,14 +55,14 @@ class _Option:
 
 
 @value
-class _Shape:
+class Shape:
     """What the plans of all calls by one chain for one model have in common, for as long as nothing changes.
 
     changes: of the book, when it was made. from_ms, until_ms: when it holds.
     """
 
     accounts: tuple[AccountTerms, ...]
-    options: tuple[_Option, ...]
+    options: tuple[Option, ...]
     skipped: list[str]
     changes: int
     from_ms: int
@@ -82,7 +82,7 @@ class Planner:
     prices: PriceBook
     book: BudgetBook
     health: Health
-    _shapes: OrderedDict[tuple[str, str], _Shape] = field(default_factory=OrderedDict)
+    _shapes: OrderedDict[tuple[str, str], Shape] = field(default_factory=OrderedDict)
 
     def asked(self, call: Call) -> Model:
         """The model that the call is for.
@@ -116,11 +116,16 @@ class Planner:
         if failed or not self.health.untroubled:
             shape = self._make_shape(call.chain, asked, now_ms, failed)
         else:
-            shape = self._known_shape(call.chain, asked, now_ms)
+            shape = self.shape(call.chain, asked, now_ms)
         candidates = tuple([_candidate(call, bounds, option) for option in shape.options])
         return Plan(shape.accounts, candidates), shape.skipped
 
-    def _known_shape(self, chain: Chain, asked: Model, now_ms: int) -> _Shape:
+    def shape(self, chain: Chain, asked: Model, now_ms: int) -> Shape:
+        """What the plans of these calls have in common now.
+
+        Raises:
+            UnpricedModel: the model asked for has no price. NoUpstream: all that could serve are switched off.
+        """
         key = (chain.text, asked.name)
         shape = self._shapes.get(key)
         if shape is None or not shape.holds(self.book.changes, now_ms):
@@ -129,7 +134,7 @@ class Planner:
             shape = self._shapes[key] = self._make_shape(chain, asked, now_ms, ())
         return shape
 
-    def _make_shape(self, chain: Chain, asked: Model, now_ms: int, failed: Sequence[str]) -> _Shape:
+    def _make_shape(self, chain: Chain, asked: Model, now_ms: int, failed: Sequence[str]) -> Shape:
         watched, rule_sets = self._accounts(chain, asked, now_ms)
         chooser = Chooser(self.routes, asked, rule_sets, lambda a, b: self._costs_more(a, b, now_ms))
         models = chooser.candidates()
@@ -146,13 +151,13 @@ class Planner:
                 watched += [_Watched(terms, None, model.name) for terms in accounts]
         floor = _floor_tokens(watched)
         options = tuple(
-            _Option(m, self.prices.price_at(m.name, now_ms), "".join(_mark(w, m, chooser) for w in watched), floor)
+            Option(m, self.prices.price_at(m.name, now_ms), "".join(_mark(w, m, chooser) for w in watched), floor)
             for m in open_models
             if m is asked or self._priced(m, now_ms)
         )
         ends = [w.terms.until_ms for w in watched] + [self.prices.next_change_ms(now_ms)]
         until_ms = min((ms for ms in ends if ms is not None), default=None)
-        return _Shape(tuple(w.terms for w in watched), options, skipped, self.book.changes, now_ms, until_ms)
+        return Shape(tuple(w.terms for w in watched), options, skipped, self.book.changes, now_ms, until_ms)
 
     def _accounts(self, chain: Chain, asked: Model, now_ms: int) -> tuple[list[_Watched], list[Rules]]:
         rule_sets: list[Rules] = []
@@ -202,7 +207,7 @@ def _floor_tokens(watched: Sequence[_Watched]) -> int | None:
     return max(p.min_output_tokens for p in policies)
 
 
-def _candidate(call: Call, bounds: Bounds, option: _Option) -> Candidate:
+def _candidate(call: Call, bounds: Bounds, option: Option) -> Candidate:
     model, tokens = option.model, 0
     if call.operation == "chat":
         tokens = min(bounds.max_tokens or model.default_max_tokens, model.max_output_tokens)

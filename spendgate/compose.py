@@ -40,6 +40,7 @@ from spendgate import __version__
 from spendgate.catalog import load_catalog, smallest_call_nano
 from spendgate.ledger_client import LedgerClient
 from spendgate.open_ledger import OFF
+from spendgate.replaying import ReplayProcess
 from spendgate.settings import Role, Settings
 from spendgate.snapshot import Snapshot
 from spendgate.tasks import stop_all
@@ -197,7 +198,8 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     if settings.role is not Role.GATEWAY:
         ledger = LedgerClient(settings.data_dir, settings.namespace) if settings.ledger != OFF else None
         dry_runs = DryRuns(flow, keys, clock, snapshot.refresh)
-        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger, dry_runs)
+        replays = ReplayProcess() if ledger else None
+        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger, dry_runs, replays)
         rest.include_router(create_dashboard(deps))
         rest.include_router(create_pages(deps))
     if settings.role is Role.CONTROL:
