@@ -101,9 +101,11 @@ class Replayer:
     def _posted(self, call: PastCall, tally: Tally) -> None:
         """Spend that nobody decided on, or a correction of what was spent."""
         if self._was is not None:
-            self.actual.post(self._was.accounts(self._key(call), call.start_ms), call.posted_nano)
+            on = self._was.accounts(self._key(call), call.start_ms)
+            self.actual.hold(on, 0, call.posted_nano, call.at_ms)
         if call.hold_id not in self._changed:  # else it is of a call that is another one here
-            self.simulated.post(self._rules.accounts(self._key(call), call.start_ms), call.posted_nano)
+            on = self._rules.accounts(self._key(call), call.start_ms)
+            self.simulated.hold(on, 0, call.posted_nano, call.at_ms)
             tally.add(Tally(call.kind == "post", 0, 0, call.posted_nano))
 
     def _charged(self, call: PastCall, tally: Tally) -> None:

@@ -3,7 +3,7 @@
 They are those of `planner.Planner`, with this one budget alone and every circuit closed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from budget.book import BudgetBook
@@ -16,6 +16,9 @@ from routing.health import Health
 from routing.model import Routes
 from telemetry.prices import PriceBook, UnpricedModel
 
+#: Whose accounts are kept from call to call; then it begins anew.
+_MOST_ACCOUNTS = 10_000
+
 
 @dataclass(slots=True)
 class Rulebook:
@@ -23,6 +26,7 @@ class Rulebook:
 
     planner: Planner
     scope_type: str
+    _accounts: dict[str | None, tuple[AccountTerms, ...]] = field(default_factory=dict)
 
     def ladder(self, key: str | None, model: str, at_ms: int) -> Shape | None:
         """Accounts and models for calls that ask for a model; None: it is not in the routes, or had no price then."""
@@ -40,8 +44,13 @@ class Rulebook:
 
     def accounts(self, key: str | None, at_ms: int) -> tuple[AccountTerms, ...]:
         """That spend is posted to."""
-        scopes = () if key is None else (Scope(self.scope_type, key),)
-        return self.planner.book.accounts(scopes, at_ms)
+        known = self._accounts.get(key)
+        if known is None or not all(_in_force(terms, at_ms) for terms in known):
+            scopes = () if key is None else (Scope(self.scope_type, key),)
+            if len(self._accounts) >= _MOST_ACCOUNTS:
+                self._accounts.clear()
+            known = self._accounts[key] = self.planner.book.accounts(scopes, at_ms)
+        return known
 
 
 @dataclass(slots=True)
@@ -57,6 +66,10 @@ class Rulebooks:
         """Its rules. The budget need not exist."""
         book = BudgetBook([budget], smallest_call_nano=self.smallest_call_nano)
         return Rulebook(Planner(self.routes, self.prices, book, Health(self.clock)), budget.scope.type)
+
+
+def _in_force(terms: AccountTerms, at_ms: int) -> bool:
+    return terms.period.start_ms <= at_ms and (terms.until_ms is None or at_ms < terms.until_ms)
 
 
 @lru_cache(10_000)

@@ -8,13 +8,15 @@ from urllib.parse import unquote
 import pytest
 
 from tests.support.gateway import Answer, RunningGateway, running_gateway
+from tests.support.ledger import wait_for_ledger
+from tests.support.waiting import eventually
 
 LIMIT_USD = 0.003
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[RunningGateway]:
-    with running_gateway() as running:
+    with running_gateway(SPENDGATE_LEDGER="embedded") as running:
         yield running
 
 
@@ -123,3 +125,66 @@ def test_what_no_budget_covers_and_what_is_malformed(gateway: RunningGateway):
     gone = gateway.request("POST", "/api/simulate", {"call": {"prompt": "x", "model": "none"}}, key="admin")
     assert gone.status == 404
     assert gateway.request("POST", "/api/simulate", {"call": {"prompt": "x"}}, key="agent").status == 403
+
+
+def replayed(gateway: RunningGateway, **spec: Any) -> Any:
+    answer = gateway.request("POST", "/api/simulate", {"replay": spec}, key="admin")
+    assert answer.status == 200, answer.body
+    return answer.json["replay"]
+
+
+def test_the_past_under_the_same_limits_is_the_past(gateway: RunningGateway):
+    """Calls one after another through every state of a budget, some of them refused."""
+    made = gateway.put_budget(scopeType="agent", scopeKey="replayed", limitUsd="0.003", hardCap="1.6", softCap="0.5")
+    outcomes = []
+    for _ in range(40):
+        outcomes.append(real_call(gateway, "replayed", 200))
+        gateway.spend("replayed")  # waits until it is settled
+    served = [a for a in outcomes if a.status == 200]
+    downgraded = [a for a in served if "x-downgrade-reason" in a.headers]
+    refused = [a for a in outcomes if a.status == 402]
+    assert downgraded and refused and len(served) + len(refused) == 40
+    wait_for_ledger(gateway)
+    whole = {"spent": gateway.spend("replayed")["spent"], "calls": len(served), "downgraded": len(downgraded)}
+    whole["refused"] = len(refused)
+    eventually(lambda: replayed(gateway, budgetId=made["id"], days=2)["rowsRead"] == 40, "the ledger has them")
+    same = replayed(gateway, budgetId=made["id"], days=2)
+    assert same["total"] == {"actual": whole, "simulated": whole, "saved": 0}
+    assert same["complete"] and sum(day["actual"]["calls"] for day in same["days"]) == len(served)
+    half = replayed(gateway, budgetId=made["id"], changes={"limitUsd": "0.0015", "downgrade": [], "hardCap": 1})
+    assert half["against"]["limitUsd"] == "0.003" and half["budget"]["limitUsd"] == "0.0015"
+    assert half["total"]["simulated"]["downgraded"] == 0 and half["total"]["simulated"]["spent"] <= 0.0015
+    assert half["total"]["simulated"]["refused"] > len(refused) and half["total"]["saved"] > 0
+    spec = {"scopeType": "agent", "scopeKey": "replayed", "limitUsd": 1}
+    free = replayed(gateway, budget=spec, models=[{"from": "*", "to": "mixtral"}])
+    assert free["total"]["simulated"]["calls"] == len(served), "what its own budget refused stays refused"
+    assert free["total"]["simulated"]["downgraded"] == len(served) and free["total"]["saved"] > 0
+    assert free["against"] is None and any("refused" in text for text in free["assumptions"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({}, "replay.budgetId"),
+        ({"budgetId": "nothing"}, None),
+        ({"budget": {"scopeType": "agent", "scopeKey": "a"}}, "limitUsd"),
+        ({"budget": {"scopeType": "agent", "scopeKey": "a", "limitUsd": "x"}}, "limitUsd"),
+        ({"budget": {"scopeType": "agent", "scopeKey": "a", "limitUsd": 1, "downgrade": [{"from": "*", "to": "x"}]}},
+         "downgrade.0.to"),
+        ({"budget": {"scopeType": "agent", "scopeKey": "a", "limitUsd": 1}, "models": [{"from": "x", "to": "dbrx"}]},
+         "replay.models.0.from"),
+        ({"budget": {"scopeType": "agent", "scopeKey": "a", "limitUsd": 1}, "from": "yesterday"}, "replay.from"),
+        ({"budget": {"scopeType": "agent", "scopeKey": "a", "limitUsd": 1}, "from": "2026-11-20", "to": "2026-11-20"},
+         "replay.from"),
+        ({"budget": {"scopeType": "agent", "scopeKey": "a", "limitUsd": 1}, "days": 0}, "replay.days"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_replayed(gateway: RunningGateway, spec: dict[str, Any], field: str | None):
+    answer = gateway.request("POST", "/api/simulate", {"replay": spec}, key="admin")
+    assert answer.status == (400 if field else 404)
+    assert answer.json["error"].get("field") == field
+
+
+def test_one_of_the_two_is_asked(gateway: RunningGateway):
+    for body in ({}, {"call": {"prompt": "x"}, "replay": {"budgetId": "default"}}):
+        assert gateway.request("POST", "/api/simulate", body, key="admin").json["error"]["field"] == "call"
