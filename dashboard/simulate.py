@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 
 from budget.codec import BudgetSpec, DowngradeSpec, budget_from_spec, parse_spec, spec_of
 from budget.dry_run import DryRun
-from budget.model import UNAFFECTED, Budget
+from budget.model import UNAFFECTED, Balance, Budget
 from budget.service import Admission, Refused
 from core.clock import iso_utc
 from core.errors import InvalidInput, NotFound
@@ -90,8 +90,8 @@ def router(deps: Deps) -> APIRouter:
         if spec.call is not None:
             return answer({"call": shown(await dry_run(deps, spec.call))})
         assert spec.replay is not None
-        ask = replay_ask(deps, spec.replay)
-        return answer({"replay": shown_replay(ask, await replay(deps, ask))})
+        ask = await replay_ask(deps, spec.replay)
+        return answer({"replay": shown_replay(ask, await replayed(deps, ask))})
 
     routes.add_api_route("/simulate", simulate, methods=["POST"], openapi_extra=documented_body(SimulateSpec))
     return routes
@@ -145,27 +145,29 @@ def _money(verdict: Admission | Refused) -> dict[str, Any]:
     return {"ceiling": usd(verdict.hold.amount_nano), "needed": None, "maxTokens": verdict.hold.tokens}
 
 
-def account(run: DryRun, number: int) -> dict[str, Any]:
-    """An account of a dry run, before the call."""
-    terms, verdict = run.verdict.plan.accounts[number], run.verdict
+def before(run: DryRun, number: int) -> Balance:
+    """How an account of a dry run stands, without the call."""
+    verdict = run.verdict
     if isinstance(verdict, Refused):
-        balance, watches, own_nano = verdict.refusal.balances[number], True, 0
-    else:
-        balance, watches = verdict.hold.balances[number], verdict.candidate.watched[number] != UNAFFECTED
-        own_nano = verdict.hold.amount_nano if watches else 0
-    held_nano = balance.held_nano - own_nano
+        return verdict.refusal.balances[number]
+    after, watches = verdict.hold.balances[number], verdict.candidate.watched[number] != UNAFFECTED
+    return replace(after, held_nano=after.held_nano - verdict.hold.amount_nano) if watches else after
+
+
+def account(run: DryRun, number: int) -> dict[str, Any]:
+    """An account of a dry run, without the call."""
+    terms, balance = run.verdict.plan.accounts[number], before(run, number)
     return {
         "scope": str(terms.scope),
         "budgetId": terms.budget.id,
         "account": terms.id,
         "decides": number == run.decides,
-        "watches": watches,
         "state": balance.state.label,
         "spent": usd(balance.spent_nano),
-        "held": usd(held_nano),
+        "held": usd(balance.held_nano),
         "limit": usd(terms.limit_nano),
         "hardLimit": usd(terms.hard_nano),
-        "left": usd(max(0, terms.hard_nano - balance.spent_nano - held_nano)),
+        "left": usd(max(0, terms.hard_nano - balance.spent_nano - balance.held_nano)),
         "periodEnd": iso_or_none(terms.period.end_ms),
     }
 
@@ -179,12 +181,13 @@ def assumptions(run: DryRun) -> list[str]:
     return [*found, f"Left out, as their circuit is open here: {', '.join(run.skipped)}."] if run.skipped else found
 
 
-def replay_ask(deps: Deps, spec: ReplaySpec) -> ReplayAsk:
+async def replay_ask(deps: Deps, spec: ReplaySpec) -> ReplayAsk:
     """What to replay.
 
     Raises:
         InvalidInput: names the field and the rule. NotFound: there is no such budget.
     """
+    await deps.refresh()
     now_ms = deps.clock.now_ms()
     if (spec.budget_id is None) == (spec.budget is None):
         raise InvalidInput("replay.budgetId", "or budget is required, and not both")
@@ -207,7 +210,7 @@ def replay_ask(deps: Deps, spec: ReplaySpec) -> ReplayAsk:
     )
 
 
-async def replay(deps: Deps, ask: ReplayAsk) -> Replay:
+async def replayed(deps: Deps, ask: ReplayAsk) -> Replay:
     """Replay the past.
 
     Raises:

@@ -21,11 +21,12 @@ from dashboard.replay import replay
 from dashboard.what_if import Replay, ReplayAsk
 from gateway.rulebook import Rulebooks
 from ledger.errors import LedgerUnavailable
-from ledger.ports import LedgerReader
+from routing.model import Routes
 from spendgate.catalog import load_catalog, smallest_call_nano
 from spendgate.ledger_client import LedgerClient
 from spendgate.logs import set_up_logging
-from spendgate.settings import Settings, read_settings
+from spendgate.settings import read_settings
+from telemetry.prices import PriceBook
 
 _ASK, _REPLAY = TypeAdapter(ReplayAsk), TypeAdapter(Replay)
 #: Beyond the time that the replay is given: to start, and to finish a page.
@@ -64,15 +65,9 @@ class ReplayProcess:
         return _REPLAY.validate_python(found["replay"])
 
 
-async def replay_here(ask: ReplayAsk, ledger: LedgerReader, settings: Settings, clock: Clock) -> Replay:
-    """Replay in this process, under the routes and prices of the settings.
-
-    Raises:
-        ConfigError: a file can't be read. LedgerUnavailable: the calls can't be read.
-    """
-    routes, prices = load_catalog(settings)
-    smallest = smallest_call_nano(routes, prices, clock.now_ms())
-    return await replay(ask, ledger, Rulebooks(routes, prices, smallest, clock), clock)
+def rulebooks(routes: Routes, prices: PriceBook, clock: Clock) -> Rulebooks:
+    """The rules of budgets under these routes and prices."""
+    return Rulebooks(routes, prices, smallest_call_nano(routes, prices, clock.now_ms()), clock)
 
 
 def main() -> int:
@@ -82,8 +77,9 @@ def main() -> int:
         ask = _ASK.validate_json(sys.stdin.buffer.readline())
         settings = read_settings()
         set_up_logging(settings.log_level)
-        ledger = LedgerClient(settings.data_dir, settings.namespace)
-        found = asyncio.run(replay_here(ask, ledger, settings, SystemClock()))
+        clock, ledger = SystemClock(), LedgerClient(settings.data_dir, settings.namespace)
+        routes, prices = load_catalog(settings)
+        found = asyncio.run(replay(ask, ledger, rulebooks(routes, prices, clock), clock))
     except SpendgateError as error:
         sys.stdout.buffer.write(orjson.dumps({"error": error.message}))
         return 1

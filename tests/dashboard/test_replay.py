@@ -1,6 +1,7 @@
 """The past under other budgets, against sums that can be made by hand."""
 
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.ledger.events import DAY_MS, HOUR_MS, START_MS, Call, Stream
 CENT = 10**7
 MIDNIGHT_MS = START_MS - 10 * HOUR_MS
 #: Refuses beyond its limit, never downgrades.
-PLAIN = Policy(hard_cap=1, downgrade=())
+PLAIN = Policy(hard_cap=Decimal(1), downgrade=())
 
 
 def budget(cents: int, policy: Policy = PLAIN, **more: Any) -> Budget:
@@ -84,7 +85,7 @@ async def test_beyond_the_limit_a_cheaper_model_serves_at_its_own_price(past: Pa
         call = past.stream.hold(amount_nano=2 * CENT)
         past.stream.settle(call, tokens=tokens, cost_nano=1 * CENT)
     there = 4_000_002  # 4,000 × $1 per million, and 1,000 × $0.0000015 per million rounded up
-    rule = Policy(hard_cap=2, downgrade=(DowngradeRule("dbrx", "mixtral"),))
+    rule = Policy(hard_cap=Decimal(2), downgrade=(DowngradeRule("dbrx", "mixtral"),))
     found = await past.under(budget(5, rule))
     assert found.actual == Tally(10, 0, 0, 10 * CENT)
     assert found.simulated == Tally(10, 0, 4, 6 * CENT + 4 * there), "the seventh finds 6 cents spent, over 5"
@@ -118,14 +119,14 @@ async def test_the_first_budget_there_is_lets_through_what_none_covered(past: Pa
 async def test_what_another_budget_downgraded_stays_so(past: Past):
     for _ in range(4):
         past.call(cents=1, served="mixtral")
-    rule = Policy(hard_cap=2, downgrade=(DowngradeRule("dbrx", "mixtral"),))
+    rule = Policy(hard_cap=Decimal(2), downgrade=(DowngradeRule("dbrx", "mixtral"),))
     was = budget(100, rule)
     found = await past.under(replace(was, limit_nano=200 * CENT), was)
     assert found.simulated == found.actual == Tally(4, 0, 4, 4 * CENT)
 
 
 async def test_what_this_budget_downgraded_is_served_as_asked_under_more(past: Past):
-    rule = Policy(hard_cap=3, downgrade=(DowngradeRule("dbrx", "mixtral"),))
+    rule = Policy(hard_cap=Decimal(3), downgrade=(DowngradeRule("dbrx", "mixtral"),))
     was = budget(3, rule)
     tokens = {"input": 1000, "output": 4000}
     for served in ["dbrx"] * 4 + ["mixtral"] * 2:
@@ -188,7 +189,7 @@ async def test_each_key_of_a_wildcard_but_those_with_a_budget_of_their_own(past:
 async def test_a_budget_on_a_model_sends_its_calls_to_another(past: Past):
     for served in ("dbrx", "sonnet", "dbrx", "dbrx"):
         past.call(served=served, model=served)
-    rule = Policy(hard_cap=1, downgrade=(DowngradeRule("dbrx", "mixtral"),))
+    rule = Policy(hard_cap=Decimal(1), downgrade=(DowngradeRule("dbrx", "mixtral"),))
     found = await past.under(Budget("m", Scope("model", "dbrx"), 2 * CENT, policy=rule))
     assert found.actual == Tally(3, 0, 0, 3 * CENT), "calls for other models are not its"
     assert (found.simulated.calls, found.simulated.downgraded) == (3, 2)

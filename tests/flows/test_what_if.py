@@ -1,6 +1,8 @@
 """A dry run says what the gateway then does, in every state of a budget, and leaves no trace."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -160,6 +162,34 @@ def test_the_past_under_the_same_limits_is_the_past(gateway: RunningGateway):
     assert free["total"]["simulated"]["calls"] == len(served), "what its own budget refused stays refused"
     assert free["total"]["simulated"]["downgraded"] == len(served) and free["total"]["saved"] > 0
     assert free["against"] is None and any("refused" in text for text in free["assumptions"])
+
+
+def command(gateway: RunningGateway, *arguments: str) -> subprocess.CompletedProcess[str]:
+    started = [sys.executable, "-m", "spendgate", "simulate", *arguments]
+    return subprocess.run(started, env=gateway.environment, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_says_the_same(gateway: RunningGateway):
+    made = gateway.put_budget(scopeType="agent", scopeKey="typed", limitUsd="0.01")
+    for _ in range(3):
+        real_call(gateway, "typed", 50)
+        gateway.spend("typed")
+    wait_for_ledger(gateway)
+    call = command(gateway, "call", "--scope", "agent:typed", "--model", "dbrx", "--input-tokens", "9", "--json")
+    asked = {"scopes": ["agent:typed"], "model": "dbrx", "inputTokens": 9}
+    told = gateway.request("POST", "/api/simulate", {"call": asked}, key="admin").json["call"]
+    assert json.loads(call.stdout) | {"at": ""} == told | {"at": ""}
+    replay = command(gateway, "replay", "--budget", made["id"], "--limit", "0.0001", "--no-downgrade", "--json")
+    changes = {"limitUsd": "0.0001", "downgrade": []}
+    same = replayed(gateway, budgetId=made["id"], changes=changes)
+    moving = {"tookMs": 0, "to": ""}
+    assert json.loads(replay.stdout) | moving == same | moving
+    assert same["total"]["simulated"]["refused"] == 3
+    read = command(gateway, "replay", "--scope", "agent:typed", "--limit", "1", "--model", "*=mixtral", "--days", "1")
+    assert "in all" in read.stdout and "same tokens" in read.stdout, read.stderr
+    assert "decides" in command(gateway, "call", "--scope", "agent:typed", "--prompt", "Hi").stdout
+    wrong = command(gateway, "replay", "--budget", "none")
+    assert (wrong.returncode, wrong.stderr) == (1, "spendgate: there is no budget none\n")
 
 
 @pytest.mark.parametrize(
