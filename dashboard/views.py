@@ -5,7 +5,7 @@ there is, and says what is missing and why.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -118,6 +118,18 @@ class Explained:
     request_id: str
     calls: list[CallRow]
     steps: list[Step]
+
+    @property
+    def decisions(self) -> list[Step]:
+        """Those that tell how accounts stood when it was decided; an end tells of its hold, which was made before."""
+        held_ms = {step.hold_id: step.at_ms for step in self.steps if step.kind == "hold"}
+        told = [step for step in self.steps if step.accounts and step.accounts[0].stood]
+        return [replace(step, at_ms=held_ms.get(step.hold_id, step.at_ms)) for step in told]
+
+    @property
+    def postings(self) -> list[Step]:
+        """Those that moved money."""
+        return [step for step in self.steps if step.kind != "refusal"]
 
 
 async def overview(deps: Deps, shown: Range) -> Overview:

@@ -25,7 +25,7 @@ async def test_a_refusal_names_every_account_as_it_stood(api: Api, ledger: DuckD
         | {"spent": 0, "held": 0.0000005, "limit": 0.001, "hardLimit": 0.0012},
     ]
     page = await send(api, "GET", f"/ui/request/{request_id}", cookie=await logged_in(api))
-    assert "by this account" in page.text and "$0.000900" in page.text and "Warned" in page.text
+    assert "■</span> refused" in page.text and "$0.000900" in page.text and "Warned" in page.text
 
 
 async def test_an_admitted_call_has_them_with_its_end(api: Api, ledger: DuckDbLedger):
