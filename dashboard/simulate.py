@@ -66,7 +66,7 @@ class ReplaySpec(_Spec):
     start: Annotated[str | None, Field(alias="from")] = None
     end: Annotated[str | None, Field(alias="to")] = None
     models: Annotated[list[DowngradeSpec], Field(max_length=100)] = []
-    max_seconds: Annotated[int, Field(ge=1, le=600)] = 60
+    max_seconds: Annotated[int, Field(ge=1, le=600)] = 50
 
 
 class SimulateSpec(_Spec):

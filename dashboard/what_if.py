@@ -28,7 +28,7 @@ class ReplayAsk:
     interval: Interval
     models: tuple[tuple[str, str], ...] = ()
     exempt: tuple[str, ...] = ()
-    most_s: float = 60.0
+    most_s: float = 50.0
 
 
 @dataclass(slots=True)
