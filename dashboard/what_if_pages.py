@@ -96,6 +96,8 @@ class WhatIfPages:
             "what_if.html",
             status,
             shown=shown,
+            call_fields=_CALL,
+            replay_fields=_REPLAY,
             budgets=self._deps.book.all(),
             models=[model for model in self._deps.routes.models if model.kind == "chat"],
             keys=self._deps.keys.all(),

@@ -104,9 +104,10 @@ async def test_the_past_is_replayed(page: Page):
     assert new.status == 200 and "0 → 20" in new.text, "all of them on another model"
     assert 'data-chart="compare"' in new.text
     for scope in ("agent:nobody", "agent:*"):  # the one agent that there is has a daily budget of its own
-        none = await page.ask("replay", scope=scope, limitUsd="1")
+        none = await page.ask("replay", scope=scope, limitUsd="1", scopes="team:ml")
         assert ("There were no such calls" in none.text) == (scope == "agent:nobody")
-        assert "0 calls" in none.text
+        assert ("0 calls" in none.text) == (scope == "agent:*")
+        assert value_of(none.text, "scopes") == "team:ml", "the other form keeps what was typed"
 
 
 async def test_what_is_wrong_is_said_beside_the_field(page: Page):
