@@ -63,6 +63,31 @@ def test_a_downgrade_and_a_refusal_say_what_they_saved(gateway: RunningGateway):
     assert refused[0].account_id and refused[0].saved_nano > 0 and not refused[0].posted_nano
 
 
+def test_explanations_have_the_numbers_of_that_time(gateway: RunningGateway):
+    gateway.put_budget(scopeType="agent", scopeKey="told", limitUsd="0.0003", hardCap="1")
+    gateway.put_budget(scopeType="team", scopeKey="told", limitUsd="5")
+    scopes = {"X-Budget-Scopes": "team:told"}
+    body = {"prompt": "Hello", "scopeType": "agent", "scopeKey": "told", "maxTokens": 20}
+    answers = []
+    while not answers or answers[-1].status == 200:
+        answers.append(gateway.request("POST", "/agent/chat", body, headers=scopes))
+        gateway.spend("told")
+    wait_for_ledger(gateway)
+    served, refused = (answer.headers["x-request-id"] for answer in (answers[0], answers[-1]))
+    eventually(lambda: [c for c in call_rows(gateway, "told") if c.request_id == refused], "refusals are read too")
+    (step,) = gateway.request("GET", f"/api/explain/{refused}", key="admin").json["events"]
+    agent, team = step["accounts"]
+    error = answers[-1].json["error"]
+    assert (agent["decided"], team["decided"]) == (True, False)
+    assert [str(agent[name]) for name in ("spent", "limit", "hardLimit")] == [
+        str(float(error[name])) for name in ("spentUsd", "limitUsd", "hardLimitUsd")
+    ]
+    assert team["spent"] == agent["spent"] and (team["limit"], team["state"]) == (5, "Active")
+    held, settled = gateway.request("GET", f"/api/explain/{served}", key="admin").json["events"]
+    first = settled["accounts"][0]
+    assert (first["spent"], first["held"], first["limit"]) == (0, held["accounts"][0]["amount"], 0.0003)
+
+
 def test_spend_from_elsewhere(gateway: RunningGateway):
     body = {"scopeType": "agent", "scopeKey": "elsewhere", "cost": "0.5", "requestId": "x1", "provider": "OpenAI"}
     assert gateway.request("POST", "/webhook/helicone", body).status == 204
