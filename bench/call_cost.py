@@ -233,7 +233,7 @@ def _instead(owner: Any, name: str, other: Any) -> Iterator[None]:
 #: What is left out, by name: (whose part, its name, what is there instead).
 PIECES: dict[str, tuple[Any, str, Any]] = {
     "heads known by their bytes": (KnownHead, "body", lambda *_: None),
-    "plans that are kept": (Planner, "_known_shape", _planned_anew),
+    "plans that are kept": (Planner, "shape", _planned_anew),
     "frames of commands": (budget.hot_commands, "Frame", _PackedAnew),
     "answers passed on as they came": (routing.adapters.openai_compatible, "read_answer", _encoded_anew),
 }

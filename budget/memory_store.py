@@ -66,7 +66,7 @@ class MemoryBudgetStore:
     accounts: dict[str, _Account] = field(default_factory=dict)
     holds: dict[str, _Hold] = field(default_factory=dict)
     log: list[dict[str, str]] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: list[dict[str, str]] = field(default_factory=list)
     sequence: int = 0
     version: int = 0
     documents: dict[tuple[str, str], tuple[int, bytes | None]] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class MemoryBudgetStore:
                 self._agree(account, terms)
                 self._enter(account, terms, request.hold_id, "limits")
         if isinstance(verdict, Refusal):
-            self.refusals.append(verdict)
+            self._refuse(request, verdict)
             return verdict
         opened = OpenHold(
             request.hold_id,
@@ -346,6 +346,25 @@ class MemoryBudgetStore:
             accounts="\n".join(hold.account_ids),
             spent_after=" ".join(str(spent) for spent, _ in self._pairs(hold.account_ids)),
             detail=detail.decode(),
+        )
+
+    def _refuse(self, request: ReserveRequest, refusal: Refusal) -> None:
+        """Refusals are kept apart from the events, with what each account had: "spent held state limit hard"."""
+        balances = [
+            f"{b.spent_nano} {b.held_nano} {b.state:d} {t.limit_nano} {t.hard_nano}"
+            for t, b in zip(request.accounts, self._read(request.accounts), strict=True)
+        ]
+        self.refusals.append(
+            {
+                "hold": request.hold_id,
+                "code": refusal.code.value,
+                "account": "" if refusal.account is None else str(refusal.account),
+                "needed_nano": str(refusal.needed_nano),
+                "accounts": "\n".join(t.id for t in request.accounts),
+                "balances": "\n".join(balances),
+                "detail": request.detail.decode(),
+                "at_ms": str(self.now_ms()),
+            }
         )
 
     def _log(self, **fields: str) -> None:

@@ -6,13 +6,14 @@ keys.py     API keys
 models.py   the models in the routes with their prices
 events.py   the stream of money and states
 explain.py  what became of a request
+simulate.py a call that is not made; the past under other rules
 
 pages.py has the pages for people, under /ui.
 """
 
 from fastapi import APIRouter, Depends
 
-from dashboard import budgets, events, explain, keys, models, spend
+from dashboard import budgets, events, explain, keys, models, simulate, spend
 from dashboard.auth import admin_only
 from dashboard.deps import Deps
 from dashboard.errors import error_response, install_errors
@@ -23,6 +24,6 @@ __all__ = ["Deps", "create_router", "error_response", "install_errors"]
 def create_router(deps: Deps) -> APIRouter:
     """All routes of this surface; the app that includes them also needs `install_errors`."""
     router = APIRouter(prefix="/api", dependencies=[Depends(admin_only(deps.keys))])
-    for module in (spend, budgets, keys, models, events, explain):
+    for module in (spend, budgets, keys, models, events, explain, simulate):
         router.include_router(module.router(deps))
     return router

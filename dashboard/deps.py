@@ -9,6 +9,7 @@ from budget.ports import BudgetStore, Documents
 from core.clock import Clock
 from core.ids import Ids
 from core.keys import KeyRing
+from dashboard.what_if import DryRuns, Replays
 from ledger.ports import LedgerReader
 from routing.model import Routes
 from telemetry.prices import PriceBook
@@ -29,6 +30,8 @@ class Deps:
     book, keys: this worker's copies of the snapshot; read, never written here.
     refresh: reads the snapshot again into `book` and `keys`, so that a writer sees its own change.
     ledger: what was; None where it is switched off.
+    dry_runs: tries calls without making them; None where there is no gateway.
+    replays: replays the past; None where the ledger is switched off.
     """
 
     store: LiveState
@@ -41,3 +44,5 @@ class Deps:
     ids: Ids
     refresh: Callable[[], Awaitable[None]]
     ledger: LedgerReader | None = None
+    dry_runs: DryRuns | None = None
+    replays: Replays | None = None

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Response
 from core.clock import iso_utc
 from dashboard import views
 from dashboard.deps import Deps
-from dashboard.wire import answer, usd
+from dashboard.wire import answer, usd, usd_or_none
 from ledger.model import CallRow
 
 
@@ -15,7 +15,11 @@ def router(deps: Deps) -> APIRouter:
 
     @routes.get("/explain/{request_id}")
     async def explain_request(request_id: str) -> Response:
-        """What became of a request. Money in dollars; `spentAfter` is what the account had spent then."""
+        """What became of a request. Money in dollars; `spentAfter` is what the account had spent after the event.
+
+        `spent`, `held`, `state`, `limit` and `hardLimit` are from when it was decided: with the call's hold if it was
+        admitted, as they were if it was refused; `decided` marks the account that refused.
+        """
         found = await views.explained(deps.ledger, request_id)
         steps = [
             {
@@ -23,20 +27,32 @@ def router(deps: Deps) -> APIRouter:
                 "event": step.kind,
                 "holdId": step.hold_id,
                 "why": step.why,
-                "accounts": [
-                    {
-                        "account": then.account_id,
-                        "amount": usd(then.amount_nano),
-                        "spentAfter": None if then.spent_nano is None else usd(then.spent_nano),
-                    }
-                    for then in step.accounts
-                ],
+                "accounts": [_account(then) for then in step.accounts],
             }
             for step in found.steps
         ]
         return answer({"requestId": request_id, "calls": [_call(c) for c in found.calls], "events": steps})
 
     return routes
+
+
+def _account(then: views.AccountThen) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "account": then.account_id,
+        "amount": usd_or_none(then.amount_nano),
+        "spentAfter": usd_or_none(then.spent_nano),
+    }
+    stood = then.stood
+    if stood:
+        shown |= {
+            "decided": then.decided,
+            "state": stood.state.label,
+            "spent": usd(stood.spent_nano),
+            "held": usd(stood.held_nano),
+            "limit": usd(stood.limit_nano),
+            "hardLimit": usd(stood.hard_nano),
+        }
+    return shown
 
 
 def _call(call: CallRow) -> dict[str, object]:

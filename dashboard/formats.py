@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
+import orjson
+
 from budget.model import BudgetState
 from core.money import NANO_PER_USD, format_usd
 
@@ -65,3 +67,8 @@ def duration(ms: int) -> str:
         if ms < limit:
             return f"{ms / size:.{digits}f} {unit}"
     return f"{ms // 86_400_000} d"
+
+
+def for_script(data: object) -> str:
+    """JSON that can stand in a page: no text in it can end the element."""
+    return orjson.dumps(data).decode().replace("<", "\\u003c")

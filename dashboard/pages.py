@@ -25,6 +25,7 @@ from dashboard.models import priced_models
 from dashboard.ranges import RANGES, Range, range_of
 from dashboard.session import Sessions, check_origin
 from dashboard.spend import AccountSpend, current_spend
+from dashboard.what_if_pages import what_if_pages
 
 _MAX_FORM_BYTES = 65_536
 _LIVE_EVERY_S = 1.0
@@ -167,7 +168,7 @@ class Pages:
     def _charts(self, shown: Range, history: views.History, burn: views.Burn | None) -> dict[str, Any]:
         now_ms = self._deps.clock.now_ms()
         spend, period = views.chart_of(history.over_time, shown.interval), burn and views.burn_chart(burn, now_ms)
-        return {"spend_chart": _for_script(spend), "burn_chart": _for_script(period), "known": history}
+        return {"spend_chart": formats.for_script(spend), "burn_chart": formats.for_script(period), "known": history}
 
     async def posted(self, request: Request) -> dict[str, str]:
         """The fields of a form that one of our pages sent.
@@ -200,7 +201,7 @@ def router(deps: Deps) -> APIRouter:
         ("/ui/find", pages.find),
     ):
         routes.add_api_route(path, pages.guarded(handler), methods=["GET"], response_model=None)
-    for method, path, page in budget_pages(pages, deps):
+    for method, path, page in (*budget_pages(pages, deps), *what_if_pages(pages, deps)):
         routes.add_api_route(path, pages.guarded(page), methods=[method], response_model=None)
     routes.add_api_route("/ui/events", pages.live, methods=["GET"], response_model=None)
     routes.add_api_route("/login", pages.login_form, methods=["GET"], response_model=None)
@@ -222,11 +223,6 @@ def _cells(row: AccountSpend) -> dict[str, Any]:
         "state": row.state.label,
         "icon": formats.STATE_ICONS[row.state],
     }
-
-
-def _for_script(data: object) -> str:
-    """JSON that can stand in a page: no text in it can end the element."""
-    return orjson.dumps(data).decode().replace("<", "\\u003c")
 
 
 def _safe(path: str | None) -> str:

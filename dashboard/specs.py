@@ -125,12 +125,21 @@ def check_models(budget: Budget, routes: Routes) -> None:
         InvalidInput: names the rule's field.
     """
     for number, rule in enumerate(budget.policy.downgrade or ()):
-        names = {"to": rule.to_model} if rule.from_model == "*" else {"from": rule.from_model, "to": rule.to_model}
-        for side, name in names.items():
-            try:
-                routes.find(name)
-            except NotFound as error:
-                raise InvalidInput(f"downgrade.{number}.{side}", f"is not usable: {error.message}") from None
+        check_model(routes, f"downgrade.{number}", rule.from_model, rule.to_model)
+
+
+def check_model(routes: Routes, field: str, from_model: str, to_model: str) -> None:
+    """Both models of a rule must be of the routes; ``*`` is any.
+
+    Raises:
+        InvalidInput: names the side of the field.
+    """
+    names = {"to": to_model} if from_model == WILDCARD else {"from": from_model, "to": to_model}
+    for side, name in names.items():
+        try:
+            routes.find(name)
+        except NotFound as error:
+            raise InvalidInput(f"{field}.{side}", f"is not usable: {error.message}") from None
 
 
 def _key_of(budget: Budget, scope_key: str | None) -> str | None:

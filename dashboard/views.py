@@ -5,7 +5,7 @@ there is, and says what is missing and why.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -75,12 +75,29 @@ class ScopeView:
 
 
 @dataclass(frozen=True, slots=True)
+class StoodThen:
+    """How an account stood when a call was decided on: with its hold if it was admitted, as it was if not."""
+
+    spent_nano: int
+    held_nano: int
+    state: BudgetState
+    limit_nano: int
+    hard_nano: int
+
+
+@dataclass(frozen=True, slots=True)
 class AccountThen:
-    """An account at the time of an event. amount_nano: held, or posted, by it; spent_nano: after it, if it says."""
+    """An account at the time of an event.
+
+    amount_nano: held, or posted, by it; None: the event is a refusal. spent_nano: after it; stood: at the decision;
+    None: it does not say. decided: it is the one that refused.
+    """
 
     account_id: str
-    amount_nano: int
+    amount_nano: int | None
     spent_nano: int | None
+    stood: StoodThen | None = None
+    decided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +118,18 @@ class Explained:
     request_id: str
     calls: list[CallRow]
     steps: list[Step]
+
+    @property
+    def decisions(self) -> list[Step]:
+        """Those that tell how accounts stood when it was decided; an end tells of its hold, which was made before."""
+        held_ms = {step.hold_id: step.at_ms for step in self.steps if step.kind == "hold"}
+        told = [step for step in self.steps if step.accounts and step.accounts[0].stood]
+        return [replace(step, at_ms=held_ms.get(step.hold_id, step.at_ms)) for step in told]
+
+    @property
+    def postings(self) -> list[Step]:
+        """Those that moved money."""
+        return [step for step in self.steps if step.kind != "refusal"]
 
 
 async def overview(deps: Deps, shown: Range) -> Overview:
@@ -153,7 +182,9 @@ async def explained(ledger: LedgerReader | None, request_id: str) -> Explained:
     calls, events = await ledger.of_request(request_id)
     if not calls and not events:
         raise NotFound(f"the ledger knows no request {request_id}; the newest appear after a second or two")
-    return Explained(request_id, calls, [_step(event.at_ms, orjson.loads(event.fields)) for event in events])
+    steps = [_step(event.at_ms, orjson.loads(event.fields)) for event in events]
+    steps += [_refusal(call) for call in calls if call.refusal]
+    return Explained(request_id, calls, sorted(steps, key=lambda step: step.at_ms))
 
 
 def _step(at_ms: int, fields: dict[str, str]) -> Step:
@@ -161,9 +192,28 @@ def _step(at_ms: int, fields: dict[str, str]) -> Step:
     accounts = fields.get("accounts", "").split("\n")
     spent = [int(text) for text in fields.get("spent_after", "").split()]
     known = len(spent) == len(accounts)
-    then = tuple(AccountThen(a, amount, spent[n] if known else None) for n, a in enumerate(accounts) if a)
     detail: dict[str, Any] = orjson.loads(fields.get("detail") or "{}")
+    stood = [_stood(numbers) for numbers in detail.get("balances", ())]
+    told = len(stood) == len(accounts)
+    then = tuple(
+        AccountThen(a, amount, spent[n] if known else None, stood[n] if told else None)
+        for n, a in enumerate(accounts)
+        if a
+    )
     return Step(at_ms, fields["type"], fields.get("hold", ""), then, detail.get("why"))
+
+
+def _refusal(call: CallRow) -> Step:
+    then = tuple(
+        AccountThen(account_id, None, None, _stood(numbers), account_id == call.account_id)
+        for account_id, *numbers in orjson.loads(call.balances or "[]")
+    )
+    return Step(call.at_ms, "refusal", call.hold_id, then, call.refusal)
+
+
+def _stood(numbers: Sequence[int]) -> StoodThen:
+    spent_nano, held_nano, state, limit_nano, hard_nano = numbers
+    return StoodThen(spent_nano, held_nano, BudgetState(state), limit_nano, hard_nano)
 
 
 async def _history(

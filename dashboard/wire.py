@@ -44,6 +44,11 @@ def usd(amount_nano: int) -> orjson.Fragment:
     return orjson.Fragment(format_usd(amount_nano))
 
 
+def usd_or_none(amount_nano: int | None) -> orjson.Fragment | None:
+    """The same; None stays None."""
+    return None if amount_nano is None else usd(amount_nano)
+
+
 def iso_or_none(at_ms: int | None) -> str | None:
     """Epoch milliseconds as ISO 8601 in UTC; None stays None."""
     return None if at_ms is None else iso_utc(at_ms)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from budget.dry_run import would_reserve
 from budget.model import Basis, BudgetState, Hold, NextHold
 from budget.service import Admission, BudgetService, Refused
 from core.clock import Clock
@@ -152,6 +153,21 @@ class ChatFlow:
 
     def _open(self, call: Call, attempt: Attempt) -> Coroutine[Any, Any, UpstreamStream]:
         return self.upstreams.for_model(attempt.model).open_stream(self._outgoing(call, attempt))
+
+    async def rehearse(self, call: Call) -> tuple[Attempt | Refused, list[str]]:
+        """What `answer` would begin with at this moment, and the models that open circuits leave out. Nothing is held,
+        sent or charged.
+
+        Raises:
+            SpendgateError: it could not be admitted for another reason than money.
+        """
+        self.budgets.witness.check()
+        progress, now_ms = _Progress(), self.clock.now_ms()
+        plan, progress.shape = self.planner.plan(call, now_ms)
+        verdict = await would_reserve(self.budgets.store, plan, now_ms)
+        if isinstance(verdict, Refused):
+            return verdict, progress.skipped
+        return self._attempt(call, progress, verdict), progress.skipped
 
     async def _attempts(
         self, call: Call, progress: _Progress, send: Callable[[Call, Attempt], Coroutine[Any, Any, T]]

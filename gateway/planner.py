@@ -124,11 +124,16 @@ class Planner:
         if failed or not self.health.untroubled:
             shape = self._make_shape(call.chain, asked, now_ms, failed)
         else:
-            shape = self._known_shape(call.chain, asked, now_ms)
+            shape = self.shape(call.chain, asked, now_ms)
         candidates = tuple([_candidate(call, bounds, option) for option in shape.options])
         return Plan(shape.accounts, shape.account_ids, candidates), shape
 
-    def _known_shape(self, chain: Chain, asked: Model, now_ms: int) -> Shape:
+    def shape(self, chain: Chain, asked: Model, now_ms: int) -> Shape:
+        """What the plans of these calls have in common now.
+
+        Raises:
+            UnpricedModel: the model asked for has no price. NoUpstream: all that could serve are switched off.
+        """
         key = (chain.text, asked.name)
         shape = self._shapes.get(key)
         if shape is None or not shape.holds(self.book.changes, now_ms):

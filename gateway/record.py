@@ -22,7 +22,10 @@ def hold_detail(call: Call, asked: str) -> bytes:
 def attempt_detail(
     call: Call, attempt: Attempt, usage: Usage | None, cost_nano: int, ended_ms: int, *, outcome: str
 ) -> bytes:
-    """The whole story of an attempt. outcome: ``answered``, ``aborted``, or the kind of its failure."""
+    """The whole story of an attempt. outcome: ``answered``, ``aborted``, or the kind of its failure.
+
+    balances: how the accounts of the hold stood with it: spent, held, state, limit and hard cap.
+    """
     admission = attempt.admission
     record: dict[str, Any] = {
         "model_requested": call.asked or admission.plan.candidates[0].model,
@@ -38,6 +41,9 @@ def attempt_detail(
         "outcome": outcome,
         "why": attempt.why,
         "state": max([balance.state for _, balance in admission.watching]).label,
+        "balances": [
+            [b.spent_nano, b.held_nano, b.state.value, t.limit_nano, t.hard_nano] for t, b in admission.watching
+        ],
     }
     if attempt.asked_price is not None:
         record["asked_prices"] = orjson.Fragment(attempt.asked_price.wire)

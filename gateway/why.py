@@ -6,7 +6,7 @@ from budget.model import AccountTerms, Balance, BudgetState, Refusal, RefusalCod
 from budget.service import Admission, Plan, Refused
 from core.clock import iso_utc
 from core.money import format_usd
-from gateway.call import Call
+from gateway.call import Call, standing_now
 from routing.model import Model
 
 
@@ -69,13 +69,30 @@ def deciding(refusal: Refusal, plan: Plan) -> tuple[AccountTerms, Balance] | Non
     return plan.accounts[refusal.account], refusal.balances[refusal.account]
 
 
+def decisive(asked: Model, admission: Admission) -> AccountTerms:
+    """The account that an admitted call's answer names: whose state or room kept it from being served as asked, else
+    the one nearest its end.
+    """
+    served = admission.candidate
+    degraded = _degraded(admission)
+    if served.model != asked.name and degraded:
+        return degraded[0]
+    if served.model != asked.name or admission.hold.tokens < served.tokens:
+        return _tightest_account(admission)[0]
+    return standing_now(admission).terms
+
+
 def _degraded(admission: Admission) -> tuple[AccountTerms, Balance] | None:
     rows = zip(admission.plan.accounts, admission.hold.balances, strict=True)
     return next(((t, b) for t, b in rows if b.state >= BudgetState.DEGRADED), None)
 
 
-def _tightest(admission: Admission) -> str:
+def _tightest_account(admission: Admission) -> tuple[AccountTerms, Balance]:
     rows = zip(admission.plan.accounts, admission.hold.balances, strict=True)
-    terms, balance = min(rows, key=lambda row: row[0].hard_nano - row[1].spent_nano - row[1].held_nano)
+    return min(rows, key=lambda row: row[0].hard_nano - row[1].spent_nano - row[1].held_nano)
+
+
+def _tightest(admission: Admission) -> str:
+    terms, balance = _tightest_account(admission)
     left = terms.hard_nano - balance.spent_nano - balance.held_nano + admission.hold.amount_nano
     return f"{describe(terms)} had ${format_usd(left)} left under its hard cap"

@@ -9,7 +9,7 @@ from core.values import value
 from ledger.columns import CHARGE_COLUMNS, Column, Kind
 from ledger.duckdb_sql import CHARGE_COLUMN_OF, SLOT_MS, check_dimension
 from ledger.model import Position
-from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, SpendAsk
+from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, PastCallsAsk, SpendAsk
 from ledger.scopes import UNSUMMED
 
 _TYPES = {
@@ -112,6 +112,25 @@ def conditions_on_calls(filters: Sequence[Filter], parameters: dict[str, Any]) -
         column = _CALL_COLUMNS.get(wanted.dimension)
         columns.append(f"toString({column})" if column else _key("scopes", wanted.dimension))
     return _where(filters, columns, parameters)
+
+
+def past_calls_query(ask: PastCallsAsk, at: Snapshot) -> Query:
+    """A page of past calls.
+
+    Raises:
+        InvalidInput: what may be no type of scope.
+    """
+    key, where = "CAST(NULL, 'Nullable(String)')", "true"
+    parameters: dict[str, Any] = {"start_ms": ask.interval.start_ms, "end_ms": ask.interval.end_ms, "count": ask.limit}
+    parameters |= dict(zip(("after_ms", "after"), ask.after or (-1, ""), strict=True))
+    if ask.scope_type is not None:
+        check_dimension(ask.scope_type, ())
+        name = ask.scope_type
+        key = f"toString({name})" if name in ("agent", "team") else _key("scopes", name)
+        where = f"{key} IS NOT NULL"
+    if ask.scope_key is not None:
+        where, parameters["key"] = f"{key} = {{key:String}}", ask.scope_key
+    return Query(sql("past_calls").format(key=key, where=where, live=at.live()), parameters)
 
 
 def conditions_on_charges(filters: Sequence[Filter], parameters: dict[str, Any]) -> str:

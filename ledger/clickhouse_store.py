@@ -15,9 +15,27 @@ import orjson
 from core.errors import ConfigError
 from ledger.clickhouse_append import CALL_FIELDS, EVENT_FIELDS, Appender
 from ledger.clickhouse_connection import Connection, address_of
-from ledger.clickhouse_sql import conditions_on_calls, conditions_on_charges, query_of, schema, sql
+from ledger.clickhouse_sql import (
+    conditions_on_calls,
+    conditions_on_charges,
+    past_calls_query,
+    query_of,
+    schema,
+    sql,
+)
 from ledger.model import Batch, CallRow, EventRow, Position
-from ledger.ports import AccountPoint, CallsAsk, CallsRow, Filter, Interval, SpendAsk, SpendRow, StateChange
+from ledger.ports import (
+    AccountPoint,
+    CallsAsk,
+    CallsRow,
+    Filter,
+    Interval,
+    PastCall,
+    PastCallsAsk,
+    SpendAsk,
+    SpendRow,
+    StateChange,
+)
 
 LAYOUT = 1
 _PAGE = 10_000
@@ -82,6 +100,11 @@ class ClickHouseLedger:
             parameters,
         )
         return [CallRow(*row) for row in found]
+
+    def past_calls(self, ask: PastCallsAsk) -> list[PastCall]:
+        """Single calls, in the order in which they came."""
+        query = past_calls_query(ask, self._appender.snapshot())
+        return [PastCall(*row) for row in self._server.rows(query.text, query.parameters)]
 
     def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:
         """All that is known of one request, oldest first."""

@@ -9,7 +9,7 @@ from typing import Any
 from core.errors import InvalidInput
 from core.values import value
 from ledger.columns import CHARGE_COLUMNS, Column, Kind
-from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, SpendAsk
+from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, PastCallsAsk, SpendAsk
 
 #: Sums are kept by quarters of an hour: the days of every time zone consist of them.
 SLOT_MS = 900_000
@@ -150,6 +150,24 @@ def conditions_on_calls(filters: Sequence[Filter]) -> tuple[str, dict[str, Any]]
         where.append(_one_of(n, f"{column}::VARCHAR", wanted))
         parameters[f"f{n}"] = [v for v in wanted.values if v is not None]
     return " AND ".join(where), parameters
+
+
+def past_calls(ask: PastCallsAsk) -> tuple[str, dict[str, Any]]:
+    """A page of past calls: the query and its parameters.
+
+    Raises:
+        InvalidInput: what may be no type of scope.
+    """
+    key, where = "NULL::VARCHAR", "true"
+    parameters: dict[str, Any] = {"start_ms": ask.interval.start_ms, "end_ms": ask.interval.end_ms, "count": ask.limit}
+    parameters |= dict(zip(("after_ms", "after"), ask.after or (-1, ""), strict=True))
+    if ask.scope_type is not None:
+        check_dimension(ask.scope_type, ())
+        key = ask.scope_type if ask.scope_type in ("agent", "team") else _single(ask.scope_type, of_calls=True)
+        where = f"{key} IS NOT NULL"
+    if ask.scope_key is not None:
+        where, parameters["key"] = f"{key} = $key", ask.scope_key
+    return sql("past_calls").format(key=key, where=where), parameters
 
 
 def conditions_on_charges(filters: Sequence[Filter]) -> tuple[str, dict[str, Any]]:

@@ -16,11 +16,22 @@ import duckdb
 
 from core.errors import ConfigError
 from ledger.duckdb_append import EVENTS, Appender
-from ledger.duckdb_sql import conditions_on_calls, conditions_on_charges, parts_of, schema, sql
+from ledger.duckdb_sql import conditions_on_calls, conditions_on_charges, parts_of, past_calls, schema, sql
 from ledger.errors import LedgerUnavailable
 from ledger.ids import ALL_TIME, around, earliest_ms
 from ledger.model import Batch, CallRow, EventRow, Position
-from ledger.ports import AccountPoint, CallsAsk, CallsRow, Filter, Interval, SpendAsk, SpendRow, StateChange
+from ledger.ports import (
+    AccountPoint,
+    CallsAsk,
+    CallsRow,
+    Filter,
+    Interval,
+    PastCall,
+    PastCallsAsk,
+    SpendAsk,
+    SpendRow,
+    StateChange,
+)
 from ledger.scopes import UNSUMMED
 
 LAYOUT = 1
@@ -159,6 +170,10 @@ class DuckDbLedger:
             parameters,
         )
         return [CallRow(*row) for row in found]
+
+    def past_calls(self, ask: PastCallsAsk) -> list[PastCall]:
+        """Single calls, in the order in which they came."""
+        return [PastCall(*row) for row in self._rows(*past_calls(ask))]
 
     def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:
         """All that is known of one request, oldest first."""

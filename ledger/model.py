@@ -73,6 +73,8 @@ class CallRow:
     outcome: answered, aborted, expired, refused, the kind of a failure, or webhook.
     refusal: the code of a refusal. account_id: the account that refused.
     path: the chain as sums are kept of it (`ledger.scopes`).
+    balances: refused: how the accounts of the chain stood, as JSON: a list of
+        ``[account, spent_nano, held_nano, state, limit_nano, hard_nano]``; None: not told.
     """
 
     identity: str
@@ -110,6 +112,7 @@ class CallRow:
     refusal: str | None
     account_id: str | None
     path: str
+    balances: str | None = None
 
 
 @value

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from core.values import value
 from ledger.model import Batch, CallRow, EventRow, Position
@@ -93,6 +93,50 @@ class CallsAsk:
     before: tuple[int, str] | None = None
 
 
+class PastCall(NamedTuple):
+    """A row about a call, lean, since millions are asked for: as a tuple it is a short array between processes.
+
+    start_ms: when the call came; the same as at_ms where that is not known. key: of the type of scope that was asked
+    for; None: of all. needed_nano: the least that a refused call needed; 0 for others. The rest as in `CallRow`.
+    """
+
+    start_ms: int
+    identity: str
+    at_ms: int
+    kind: str
+    hold_id: str
+    key: str | None
+    model_requested: str | None
+    model_served: str | None
+    downgraded: bool
+    posted_nano: int
+    cost_nano: int
+    held_nano: int
+    needed_nano: int
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    refusal: str | None
+    account_id: str | None
+
+
+@value
+class PastCallsAsk:
+    """Calls in the order in which they came, oldest first.
+
+    interval: of their ends. scope_type, scope_key: only those charged to such a scope; type None: all; key None: each
+    key of the type. after: start and identity of the last one of the page before.
+    """
+
+    interval: Interval
+    scope_type: str | None = None
+    scope_key: str | None = None
+    limit: int = 20_000
+    after: tuple[int, str] | None = None
+
+
 @value
 class AccountPoint:
     """What was posted on an account in a quarter of an hour that begins at `slot_ms`."""
@@ -158,6 +202,10 @@ class LedgerStore(Protocol):
         """Single calls, newest first."""
         ...
 
+    def past_calls(self, ask: PastCallsAsk) -> list[PastCall]:
+        """Single calls, in the order in which they came."""
+        ...
+
     def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:
         """All that is known of one request, oldest first."""
         ...
@@ -217,6 +265,10 @@ class LedgerReader(Protocol):
 
     async def call_list(self, ask: CallsAsk) -> list[CallRow]:
         """As `LedgerStore.call_list`."""
+        ...
+
+    async def past_calls(self, ask: PastCallsAsk) -> list[PastCall]:
+        """As `LedgerStore.past_calls`."""
         ...
 
     async def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:

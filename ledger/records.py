@@ -155,7 +155,16 @@ def _refusal(refusal_id: str, fields: dict[str, str]) -> CallRow:
         upstream_ms=None,
         refusal=fields["code"],
         account_id=account_ids[int(index)] if index else None,
+        balances=_balances(account_ids, fields.get("balances", "")),
     )
+
+
+def _balances(account_ids: list[str], told: str) -> str | None:
+    """How accounts stood, a line of "spent held state limit hard" each, as `CallRow.balances`."""
+    if not told:
+        return None
+    lines = zip(account_ids, told.split("\n"), strict=True)
+    return orjson.dumps([[account_id, *map(int, line.split())] for account_id, line in lines]).decode()
 
 
 def _who(detail: dict[str, Any]) -> dict[str, Any]:

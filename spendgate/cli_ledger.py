@@ -118,6 +118,9 @@ def explain(
             typer.echo(f"    {call.why}")
         if call.refusal:
             typer.echo(f"    refused: {call.refusal} by {call.account_id}, needed ${format_usd(call.saved_nano)}")
+            for account, *nano in json.loads(call.balances or "[]"):
+                then, held, limit, hard = (format_usd(nano[n]) for n in (0, 1, 3, 4))
+                typer.echo(f"    {account}: spent then ${then}, held ${held}, limit ${limit}, hard cap ${hard}")
     for fields in found:
         accounts = fields.get("accounts", "").split("\n")
         spent = fields.get("spent_after", "").split() or [""] * len(accounts)

@@ -28,6 +28,7 @@ from dashboard.pages import router as create_pages
 from gateway.app import ASGI, create_app, create_router
 from gateway.auth import Authenticator
 from gateway.chat import ChatFlow, DrainLimits
+from gateway.dry_run import DryRuns
 from gateway.hot import HotRoutes
 from gateway.http import Limits
 from gateway.idempotency import RedisAnswerMemory
@@ -39,6 +40,7 @@ from spendgate import __version__
 from spendgate.catalog import load_catalog, smallest_call_nano
 from spendgate.ledger_client import LedgerClient
 from spendgate.open_ledger import OFF
+from spendgate.replaying import ReplayProcess
 from spendgate.settings import Role, Settings
 from spendgate.snapshot import Snapshot
 from spendgate.tasks import stop_all
@@ -195,7 +197,9 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     rest.include_router(create_router(hot, webhook, routes, worker.readiness))
     if settings.role is not Role.GATEWAY:
         ledger = LedgerClient(settings.data_dir, settings.namespace) if settings.ledger != OFF else None
-        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger)
+        dry_runs = DryRuns(flow, keys, clock, snapshot.refresh)
+        replays = ReplayProcess() if ledger else None
+        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger, dry_runs, replays)
         rest.include_router(create_dashboard(deps))
         rest.include_router(create_pages(deps))
     if settings.role is Role.CONTROL:

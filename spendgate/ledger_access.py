@@ -23,6 +23,8 @@ from ledger.ports import (
     Interval,
     LedgerReader,
     LedgerStore,
+    PastCall,
+    PastCallsAsk,
     SpendAsk,
     SpendRow,
     StateChange,
@@ -50,6 +52,10 @@ class OwnLedger:
     async def call_list(self, ask: CallsAsk) -> list[CallRow]:
         """As `LedgerStore.call_list`."""
         return await asyncio.to_thread(self.store.call_list, ask)
+
+    async def past_calls(self, ask: PastCallsAsk) -> list[PastCall]:
+        """As `LedgerStore.past_calls`."""
+        return await asyncio.to_thread(self.store.past_calls, ask)
 
     async def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:
         """As `LedgerStore.of_request`."""

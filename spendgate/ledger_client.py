@@ -9,7 +9,19 @@ import orjson
 
 from ledger.errors import LedgerUnavailable
 from ledger.model import CallRow, EventRow
-from ledger.ports import AccountPoint, Adjustment, CallsAsk, CallsRow, Filter, Interval, SpendAsk, SpendRow, StateChange
+from ledger.ports import (
+    AccountPoint,
+    Adjustment,
+    CallsAsk,
+    CallsRow,
+    Filter,
+    Interval,
+    PastCall,
+    PastCallsAsk,
+    SpendAsk,
+    SpendRow,
+    StateChange,
+)
 from spendgate.ledger_wire import LIMIT_BYTES, socket_path, verbs
 
 _TIMEOUT_S = 30.0
@@ -37,6 +49,11 @@ class LedgerClient:
     async def call_list(self, ask: CallsAsk) -> list[CallRow]:
         """As `LedgerStore.call_list`."""
         found: list[CallRow] = await self._ask("call_list", ask=ask)
+        return found
+
+    async def past_calls(self, ask: PastCallsAsk) -> list[PastCall]:
+        """As `LedgerStore.past_calls`."""
+        found: list[PastCall] = await self._ask("past_calls", ask=ask)
         return found
 
     async def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:

@@ -142,9 +142,15 @@ for i = 1, count do
 end
 
 if not choice then
+  local balances = {}  -- of each account, "spent held state limit hard": what was decided from
+  for i = 1, count do
+    local a = account[i]
+    local numbers = {text(a.spent), text(a.held), text(a.state), text(a.limit), text(a.hard)}
+    balances[i] = table.concat(numbers, ' ')
+  end
   redis.call('XADD', KEYS[5], 'MAXLEN', '~', '100000', '*', 'hold', ARGV[5], 'code', refusal[1],
-    'account', refusal[2], 'needed_nano', refusal[3], 'accounts', ARGV[10], 'detail', ARGV[9],
-    'at_ms', text(store_ms))
+    'account', refusal[2], 'needed_nano', refusal[3], 'accounts', ARGV[10],
+    'balances', table.concat(balances, '\n'), 'detail', ARGV[9], 'at_ms', text(store_ms))
   return reply({'refused', sequence, refusal[1], refusal[2], refusal[3]})
 end
 

@@ -53,7 +53,16 @@ function burnChart(data) {
   return { ...base, xAxis: { ...base.xAxis, min: data.start, max: data.end }, series };
 }
 
-const makers = { spend: spendChart, burn: burnChart };
+function compareChart(data) {
+  const colors = [mixed(0.6), style("--accent")];
+  const series = data.series.map((one, n) => ({
+    name: one.name, type: "bar", barMaxWidth: 18, itemStyle: { color: colors[n] }, data: data.times.map((at, i) => [at, one.usd[i]]),
+  }));
+  const base = axes();
+  return { ...base, xAxis: { ...base.xAxis, min: data.start, max: data.end }, series };
+}
+
+const makers = { spend: spendChart, burn: burnChart, compare: compareChart };
 const charts = [];
 function draw() {
   for (const chart of charts.splice(0)) chart.dispose();

@@ -13,6 +13,7 @@ from tests.support.ledger import wait_for_ledger
 from tests.support.needs import require_binary
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+PATHS = ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models", "/ui/what-if"]
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -107,7 +108,9 @@ def test_a_budget_is_made_changed_and_topped_up(page: Page, gateway: RunningGate
     assert (budget["limitUsd"], budget["paused"], len(budget["topUps"])) == ("20.00", True, 2)
 
 
-@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models"])
+@pytest.mark.parametrize(
+    "path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models", "/ui/what-if"]
+)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: RunningGateway, path: str, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -120,11 +123,31 @@ def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: Runni
     assert serious == []
 
 
-@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models"])
+@pytest.mark.parametrize(
+    "path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models", "/ui/what-if"]
+)
 def test_no_page_is_wider_than_a_phone(page: Page, gateway: RunningGateway, path: str):
     page.set_viewport_size({"width": 360, "height": 800})
     page.goto(gateway.url + path)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_a_call_is_tried_and_the_past_replayed(page: Page, gateway: RunningGateway):
+    page.goto(f"{gateway.url}/ui/scope/agent/walker")
+    page.get_by_role("link", name="What if?").click()
+    page.get_by_label("Text of the request").fill("Hello")
+    page.get_by_role("button", name="Try it").click()
+    expect(page.get_by_text("Served as asked")).to_be_visible()
+    expect(page.get_by_text("it can cost")).to_be_in_viewport()
+    page.goto(f"{gateway.url}/ui/budgets/default")
+    page.get_by_role("link", name="What if it had been another?").click()
+    page.get_by_label("Limit, US dollars").fill("0.000001")
+    page.get_by_role("button", name="Replay").click()
+    expect(page.get_by_text("It would have been", exact=True)).to_be_visible()
+    expect(page.locator("[data-chart=compare] svg")).to_be_visible()
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run()")["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
 
 
 def test_it_reads_without_scripts(gateway: RunningGateway, browser: Browser):

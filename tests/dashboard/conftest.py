@@ -1,9 +1,10 @@
 """The whole surface over real HTTP: a uvicorn on a free port, the memory store behind it."""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,7 @@ from core.keys import ApiKey, KeyRing, KeyRole, digest_of, new_key_text
 from core.scope import Scope
 from dashboard.app import Deps, create_router, install_errors
 from dashboard.pages import router as create_pages
+from ledger.duckdb_store import DuckDbLedger
 from routing.model import Endpoint, Model, ModelRole, Routes
 from telemetry.prices import PriceBook, prices_from
 
@@ -145,6 +147,14 @@ def make_deps(store: MemoryBudgetStore, clock: StillClock) -> Deps:
         book.version = version
 
     return Deps(store, store, book, keys, routes(), prices(), clock, RandomIds(clock), refresh)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[DuckDbLedger]:
+    """An empty ledger."""
+    opened = DuckDbLedger(tmp_path / "main.duckdb", new_id="ldg_1")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

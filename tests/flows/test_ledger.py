@@ -11,7 +11,7 @@ import pytest
 
 from ledger.ports import CallsAsk, Filter, SpendAsk
 from tests.support.bill import bill_nano
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import Answer, RunningGateway, running_gateway
 from tests.support.ledger import ALL_TIME, assert_ledger_is_right, client_of, wait_for_ledger
 from tests.support.simulated import Simulated
 from tests.support.waiting import eventually
@@ -61,6 +61,31 @@ def test_a_downgrade_and_a_refusal_say_what_they_saved(gateway: RunningGateway):
     refused = [c for c in calls if c.kind == "refusal"]
     assert refused[0].refusal in ("budget_stopped", "budget_exceeded")
     assert refused[0].account_id and refused[0].saved_nano > 0 and not refused[0].posted_nano
+
+
+def test_explanations_have_the_numbers_of_that_time(gateway: RunningGateway):
+    gateway.put_budget(scopeType="agent", scopeKey="told", limitUsd="0.0003", hardCap="1")
+    gateway.put_budget(scopeType="team", scopeKey="told", limitUsd="5")
+    scopes = {"X-Budget-Scopes": "team:told"}
+    body = {"prompt": "Hello", "scopeType": "agent", "scopeKey": "told", "maxTokens": 20}
+    answers: list[Answer] = []
+    while not answers or answers[-1].status == 200:
+        answers.append(gateway.request("POST", "/agent/chat", body, headers=scopes))
+        gateway.spend("told")
+    wait_for_ledger(gateway)
+    served, refused = (answer.headers["x-request-id"] for answer in (answers[0], answers[-1]))
+    eventually(lambda: any(c.request_id == refused for c in call_rows(gateway, "told")), "refusals are read too")
+    (step,) = gateway.request("GET", f"/api/explain/{refused}", key="admin").json["events"]
+    agent, team = step["accounts"]
+    error = answers[-1].json["error"]
+    assert (agent["decided"], team["decided"]) == (True, False)
+    assert [str(agent[name]) for name in ("spent", "limit", "hardLimit")] == [
+        str(float(error[name])) for name in ("spentUsd", "limitUsd", "hardLimitUsd")
+    ]
+    assert team["spent"] == agent["spent"] and (team["limit"], team["state"]) == (5, "Active")
+    held, settled = gateway.request("GET", f"/api/explain/{served}", key="admin").json["events"]
+    first = settled["accounts"][0]
+    assert (first["spent"], first["held"], first["limit"]) == (0, held["accounts"][0]["amount"], 0.0003)
 
 
 def test_spend_from_elsewhere(gateway: RunningGateway):

@@ -182,6 +182,9 @@ class Stream:
             "account": account,
             "needed_nano": str(needed_nano),
             "accounts": "\n".join(call.accounts),
+            "balances": "\n".join(
+                f"{self.spent.get(a, 0)} {500 * n} 1 1000000 1200000" for n, a in enumerate(call.accounts)
+            ),
             "detail": _json(call.detail),
             "at_ms": str(self.now_ms),
         }

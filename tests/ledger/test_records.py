@@ -172,6 +172,19 @@ def test_refusals_and_sums_of_a_rebuild_make_no_records() -> None:
     assert len(batch.events) == 5
 
 
+def test_a_refusal_keeps_how_its_accounts_stood() -> None:
+    stream = Stream()
+    stream.spent["agents:month-2026-11:bot"] = 900_000
+    stream.refuse()
+    told = [["agents:month-2026-11:bot", 900_000, 0, 1, 1_000_000, 1_200_000]]
+    told.append(["teams:month-2026-11:ml", 0, 500, 1, 1_000_000, 1_200_000])
+    assert orjson.loads(stream.batch(Position()).calls[0].balances or "") == told
+    older = Stream()
+    older.refuse()
+    del older.refusals[0][1]["balances"]
+    assert older.batch(Position()).calls[0].balances is None
+
+
 def test_a_call_is_a_record_for_each_class_of_tokens() -> None:
     stream = Stream()
     tokens = {"input": 1_000, "cached_input": 10, "cache_write": 20, "output": 7, "reasoning": 1}

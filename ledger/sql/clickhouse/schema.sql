@@ -50,6 +50,7 @@ ENGINE = ReplacingMergeTree(batch)
 PARTITION BY toYYYYMM(toDateTime(intDiv(at_ms, 1000), 'UTC'))
 ORDER BY (at_ms, identity, batch)
 SETTINGS non_replicated_deduplication_window = 1000;
+ALTER TABLE calls ADD COLUMN IF NOT EXISTS balances Nullable(String);
 
 CREATE TABLE IF NOT EXISTS charges (batch UInt64, path LowCardinality(String), {charges})
 ENGINE = ReplacingMergeTree(batch)

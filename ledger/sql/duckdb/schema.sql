@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS calls (identity VARCHAR NOT NULL, at_ms BIGINT NOT NU
     cache_write_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL,
     started_ms BIGINT, latency_ms BIGINT, upstream_ms BIGINT, refusal VARCHAR, account_id VARCHAR,
     path VARCHAR NOT NULL);
+ALTER TABLE calls ADD COLUMN IF NOT EXISTS balances VARCHAR;
 
 -- digest: of all its columns.
 CREATE TABLE IF NOT EXISTS charge_kinds (id INTEGER NOT NULL, digest VARCHAR NOT NULL, {kinds});

@@ -4,7 +4,18 @@ import pytest
 
 from core.errors import InvalidInput
 from ledger.model import Batch, CallRow, Position
-from ledger.ports import CALL_DIMENSIONS, Bucket, CallsAsk, Filter, Interval, LedgerStore, SpendAsk
+from ledger.ports import (
+    CALL_DIMENSIONS,
+    Bucket,
+    CallsAsk,
+    Filter,
+    Interval,
+    LedgerStore,
+    PastCall,
+    PastCallsAsk,
+    SpendAsk,
+)
+from ledger.scopes import first_keys
 from tests.ledger import oracle
 from tests.ledger.events import HOUR_MS, START_MS, Stream, everything
 
@@ -177,3 +188,37 @@ def _newest_first(batches: list[Batch], interval: Interval, filters: tuple[Filte
         if interval.start_ms <= call.at_ms < interval.end_ms and oracle.matches(call, filters)
     ]
     return sorted(found, key=lambda c: (c.at_ms, c.identity), reverse=True)
+
+
+def _past(batches: list[Batch], scope_type: str | None, scope_key: str | None, interval: Interval) -> list[PastCall]:
+    """What the calls in these batches come to as past calls."""
+    found = []
+    for call in (call for batch in batches for call in batch.calls):
+        key = first_keys(tuple(call.scopes)).get(scope_type or "")
+        wanted = scope_type is None or (key is not None and scope_key in (None, key))
+        if wanted and interval.start_ms <= call.at_ms < interval.end_ms:
+            told = {f: getattr(call, f) for f in PastCall._fields if f not in ("start_ms", "key", "needed_nano")}
+            start_ms = call.at_ms if call.started_ms is None else call.started_ms
+            needed = call.saved_nano if call.kind == "refusal" else 0
+            found.append(PastCall(start_ms=start_ms, key=key, needed_nano=needed, **told))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    "scope", [(None, None), ("agent", "scout"), ("team", None), ("session", None), ("user", "ann")]
+)
+def test_past_calls_come_in_their_order_and_in_pages(store: LedgerStore, scope: tuple[str | None, str | None]) -> None:
+    stream = everything()
+    for n in range(9):  # several in the same millisecond
+        stream.settle(stream.hold("scout", session=f"s{n % 2}", user="ann"), lasted_ms=0)
+    batches = filled(store, stream)
+    for interval in (ALL_TIME, CROOKED):
+        pages: list[PastCall] = []
+        after: tuple[int, str] | None = None
+        while page := store.past_calls(PastCallsAsk(interval, *scope, limit=4, after=after)):
+            pages += page
+            after = (page[-1].start_ms, page[-1].identity)
+        assert pages == _past(batches, *scope, interval)
+        assert pages or interval is CROOKED
+    with pytest.raises(InvalidInput):
+        store.past_calls(PastCallsAsk(ALL_TIME, "it's"))
