@@ -77,6 +77,11 @@ class RedisBudgetStore:
         """The epoch that this process works in; None: not known yet."""
         return self.link.epoch
 
+    @property
+    def sequence(self) -> int:
+        """The highest count of events that this process has seen."""
+        return self.link.sequence
+
     async def look(self) -> Continuity:
         """What the store says of its memory."""
         return await self.link.look()

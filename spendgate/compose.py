@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from budget.book import BudgetBook
 from budget.connect import connect
+from budget.copied import CopiedDocuments
 from budget.journal import Journal
 from budget.link import Acks
 from budget.redis_store import RedisBudgetStore
@@ -199,7 +200,10 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
         ledger = LedgerClient(settings.data_dir, settings.namespace) if settings.ledger != OFF else None
         dry_runs = DryRuns(flow, keys, clock, snapshot.refresh)
         replays = ReplayProcess() if ledger else None
-        deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger, dry_runs, replays)
+        documents = CopiedDocuments(store)
+        deps = Deps(
+            store, documents, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger, dry_runs, replays
+        )
         rest.include_router(create_dashboard(deps))
         rest.include_router(create_pages(deps))
     if settings.role is Role.CONTROL:

@@ -56,6 +56,16 @@ def money(gateway: RunningGateway) -> list[tuple[str, ...]]:
     return sorted((e["at_ms"], e["type"], e["hold"], e["cost_nano"], e["basis"]) for e in posted)
 
 
+def test_a_budget_that_was_just_made_outlives_the_stores_memory(simulator: Simulated) -> None:
+    with running_gateway(**settings(simulator)) as gateway, store_of(gateway) as store:
+        for number in range(3):
+            gateway.put_budget(id=f"b-{number}", scopeType="agent", scopeKey="victim", limitUsd=f"{number + 1}")
+            store.flushall()
+            eventually(lambda: serves(gateway), "the store is rebuilt", 10)
+        found = gateway.request("GET", "/api/budgets", key="admin").json["budgets"]
+        assert {b["id"] for b in found} >= {"b-0", "b-1", "b-2"}
+
+
 def test_flushall_in_mid_traffic(simulator: Simulated) -> None:
     with running_gateway(**settings(simulator)) as gateway, store_of(gateway) as store:
         gateway.put_budget(id="more", scopeType="agent", scopeKey="victim", limitUsd="7.50", cadence="monthly")
