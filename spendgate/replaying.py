@@ -59,6 +59,7 @@ class ReplayProcess:
             finally:
                 if process.returncode is None:
                     process.kill()
+                    await process.wait()
         found = orjson.loads(told or b"{}")
         if "replay" not in found:
             raise LedgerUnavailable(found.get("error", "the replay ended without an answer; see the log"))

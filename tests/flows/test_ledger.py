@@ -11,7 +11,7 @@ import pytest
 
 from ledger.ports import CallsAsk, Filter, SpendAsk
 from tests.support.bill import bill_nano
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import Answer, RunningGateway, running_gateway
 from tests.support.ledger import ALL_TIME, assert_ledger_is_right, client_of, wait_for_ledger
 from tests.support.simulated import Simulated
 from tests.support.waiting import eventually
@@ -68,13 +68,13 @@ def test_explanations_have_the_numbers_of_that_time(gateway: RunningGateway):
     gateway.put_budget(scopeType="team", scopeKey="told", limitUsd="5")
     scopes = {"X-Budget-Scopes": "team:told"}
     body = {"prompt": "Hello", "scopeType": "agent", "scopeKey": "told", "maxTokens": 20}
-    answers = []
+    answers: list[Answer] = []
     while not answers or answers[-1].status == 200:
         answers.append(gateway.request("POST", "/agent/chat", body, headers=scopes))
         gateway.spend("told")
     wait_for_ledger(gateway)
     served, refused = (answer.headers["x-request-id"] for answer in (answers[0], answers[-1]))
-    eventually(lambda: [c for c in call_rows(gateway, "told") if c.request_id == refused], "refusals are read too")
+    eventually(lambda: any(c.request_id == refused for c in call_rows(gateway, "told")), "refusals are read too")
     (step,) = gateway.request("GET", f"/api/explain/{refused}", key="admin").json["events"]
     agent, team = step["accounts"]
     error = answers[-1].json["error"]
