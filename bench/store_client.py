@@ -51,7 +51,7 @@ async def _measure(url: str, rounds: int, calls: int, waiting: int) -> None:
     pipe, script = Pipe(client, _KEYS[0]), _Nothing()
 
     def ours() -> Awaitable[object]:
-        return pipe.call(script, _KEYS, _ARGS, lambda reply: reply)
+        return pipe.call(script, script.command(_KEYS, _ARGS), lambda reply: reply)
 
     async def redis_py() -> object:
         return await script.call(client, _KEYS, _ARGS)

@@ -111,9 +111,13 @@ async def _ours(port: int) -> AsyncIterator[Client]:
         source = await http.open(HttpRequest(stream_head, _QUESTION, http.now_s() + 290, 290))
         assert isinstance(source, EventSource)
         count = 0
-        while (payloads := await source.next_payloads()) is not None:
+
+        def take(payloads: list[bytes]) -> bool:
+            nonlocal count
             count += len(payloads)
-        source.finish()
+            return True
+
+        await source.pour(take, asyncio.Event().wait)
         return count
 
     yield Client(call, read)

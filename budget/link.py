@@ -8,7 +8,7 @@ Failure policy: any error of the store (no connection, no memory, read-only, dis
 memory that can't be trusted is `StoreLost`.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from budget.pipe import Pipe, Read
 from budget.ports import Continuity
 from budget.script import Script
 from core.errors import StoreLost, StoreUnavailable
+
+Command = Callable[[str, int], bytes]
 
 #: The epoch that a rebuild works in: writes are taken from it alone while the store is in doubt.
 REBUILDING = "rebuild"
@@ -57,10 +59,6 @@ class Acks:
 
 
 NOBODY = Acks()
-
-
-def _as_it_is(reply: list[Any]) -> Any:
-    return reply
 
 
 class Link:
@@ -108,31 +106,35 @@ class Link:
         self.epoch, self.sequence = epoch, sequence
 
     def call(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        args: Sequence[str | bytes],
-        read: Read = _as_it_is,
-        *,
-        acknowledged: bool = False,
+        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes], read: Read | None = None
     ) -> Awaitable[Any]:
-        """The reply of a script that writes. It is on its way when this returns, unless the epoch is not known yet.
+        """The reply of a script that writes. keys, args: its own, after those of lua/epoch.lua.
 
-        keys, args: its own, after those of lua/epoch.lua.
-        read: what is made of the reply; it may raise a `SpendgateError`.
+        read, Raises: as `send`.
+        """
+        all_keys = [*self._keys, *keys]
+        return self.send(
+            script, lambda epoch, seen: script.command(all_keys, [epoch, str(seen), *args]), read or trusted
+        )
+
+    def send(self, script: Script, command: Command, read: Read, *, acknowledged: bool = False) -> Awaitable[Any]:
+        """The same for a command that is packed already. It is on its way when this returns, unless the epoch is not
+        known yet.
+
+        command: what is sent, with an epoch and the highest sequence that was seen in it.
+        read: what is made of the reply; it begins with `trusted`, and may raise a `SpendgateError`.
         acknowledged: what it wrote must reach those whom `acks` names.
 
         Raises:
             StoreUnavailable: it is not known whether it ran.
             StoreLost: it did not run.
         """
-        if self.epoch is None or (acknowledged and self.acks.wanted):
-            return self._slowly(script, keys, args, read, acknowledged)
-        return self.pipe.call(script, [*self._keys, *keys], [self.epoch, str(self.sequence), *args], _checking(read))
+        epoch = self.epoch
+        if epoch is None or (acknowledged and self.acks.wanted):
+            return self._slowly(script, command, read, acknowledged)
+        return self.pipe.call(script, command(epoch, self.sequence), read)
 
-    async def _slowly(
-        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes], read: Read, acknowledged: bool
-    ) -> Any:
+    async def _slowly(self, script: Script, command: Command, read: Read, acknowledged: bool) -> Any:
         """The same where something comes before or after it."""
         if self.epoch is None:
             found = await self.look()
@@ -140,20 +142,17 @@ class Link:
                 raise StoreLost("it has no books")
             self.join(found.epoch, found.sequence)
         if not (acknowledged and self.acks.wanted and isinstance(self.client, Redis)):
-            return await self.call(script, keys, args, read)
-        all_args = [self.epoch or "", str(self.sequence), *args]
+            return await self.send(script, command, read)
         try:
-            reply = await self._acknowledged(self.client, script, [*self._keys, *keys], all_args)
+            reply = await self._acknowledged(self.client, script, command(self.epoch or "", self.sequence))
         except STORE_ERRORS as error:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
-        return _checking(read)(reply)
+        return read(reply)
 
-    async def _acknowledged(
-        self, client: Redis, script: Script, keys: list[str], args: list[str | bytes]
-    ) -> list[bytes]:
+    async def _acknowledged(self, client: Redis, script: Script, command: bytes) -> list[bytes]:
         """WAIT looks back to the last write of its connection: one is made in any case, also for a repeated hold."""
         touch = ("SET", self.key("touched"), "")
-        replies = await script.call_then(client, keys, args, touch, self.acks.command())
+        replies = await script.call_then(client, command, touch, self.acks.command())
         reply: list[bytes] = replies[0]
         if reply[0] == b"held":
             self.acks.check(replies[2])
@@ -185,15 +184,15 @@ class Link:
 _LOST = frozenset({b"lost", b"moved", b"foreign"})
 
 
-def _checking(read: Read) -> Read:
-    """The same, unless the store says that its memory is not what the caller takes it for."""
+def trusted(reply: list[Any]) -> list[Any]:
+    """The reply of a script that begins with lua/epoch.lua.
 
-    def checked(reply: list[Any]) -> Any:
-        if reply[0] in _LOST:
-            raise _lost(reply)
-        return read(reply)
-
-    return checked
+    Raises:
+        StoreLost: the store says that its memory is not what the caller takes it for.
+    """
+    if reply[0] in _LOST:
+        raise _lost(reply)
+    return reply
 
 
 def _lost(reply: list[Any]) -> StoreLost:

@@ -15,12 +15,13 @@ import contextlib
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
 
 from budget.connect import STORE_ERRORS, StoreClient, attach, find_primary, target_of
+from budget.frames import packed, unpacked
 from budget.script import Script
 from budget.store_url import tls_context
 from core.errors import SpendgateError, StoreUnavailable
@@ -38,23 +39,14 @@ _NOTHING = object()
 class _Asked:
     """A question. command: as it is sent. read: makes the answer of its reply."""
 
-    __slots__ = ("answer", "args", "command", "deadline_s", "keys", "read", "script")
+    __slots__ = ("answer", "command", "deadline_s", "read", "script")
 
     def __init__(
-        self,
-        answer: "asyncio.Future[Any]",
-        command: bytes,
-        script: Script | None,
-        keys: Sequence[str],
-        args: Sequence[str | bytes],
-        read: Read,
-        deadline_s: float,
+        self, answer: "asyncio.Future[Any]", command: bytes, script: Script | None, read: Read, deadline_s: float
     ) -> None:
         self.answer = answer
         self.command = command
         self.script = script
-        self.keys = keys
-        self.args = args
         self.read = read
         self.deadline_s = deadline_s
 
@@ -168,17 +160,15 @@ class Pipe:
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def call(
-        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes], read: Read
-    ) -> "asyncio.Future[Any]":
-        """Run a script. read: what it gives, of the reply; it may raise a `SpendgateError`.
+    def call(self, script: Script, command: bytes, read: Read) -> "asyncio.Future[Any]":
+        """Run a script. command: what calls it by its hash. read: what it gives, of the reply; it may raise a
+        `SpendgateError`.
 
         The future ends with StoreUnavailable if it is not known whether the script ran.
         """
-        command = _packed("EVALSHA", script.sha, len(keys), *keys, *args)
         line = self._line
         loop = self._loop if line is not None and self._loop is not None else self._bind()
-        asked = _Asked(loop.create_future(), command, script, keys, args, read, loop.time() + self._timeout_s)
+        asked = _Asked(loop.create_future(), command, script, read, loop.time() + self._timeout_s)
         if line is not None and not line.full:
             line.send(asked)
         elif self._closed or line is not None or len(self._backlog) >= MAX_WAITING:
@@ -217,7 +207,7 @@ class Pipe:
         """The server answers with an error."""
         word, loop = why.partition(" ")[0], self._loop
         if asked.script is not None and word == "NOSCRIPT" and loop is not None:
-            asked.command = _packed("EVAL", asked.script.text, len(asked.keys), *asked.keys, *asked.args)
+            asked.command = packed("EVAL", asked.script.text, *unpacked(asked.command)[2:])
             asked.deadline_s = loop.time() + self._timeout_s  # it goes to the end of the queue
             line.send(asked)
             return
@@ -296,13 +286,13 @@ class Pipe:
         commands: list[bytes] = []
         if options.get("password"):
             user = (options["username"],) if options.get("username") else ()
-            commands.append(_packed("AUTH", *user, options["password"]))
+            commands.append(packed("AUTH", *user, options["password"]))
         if options.get("db"):
-            commands.append(_packed("SELECT", options["db"]))
+            commands.append(packed("SELECT", options["db"]))
         replies = []
         for command in commands:
             answer: asyncio.Future[Any] = loop.create_future()
-            line.send(_Asked(answer, command, None, (), (), lambda reply: reply, 0.0))
+            line.send(_Asked(answer, command, None, lambda reply: reply, 0.0))
             replies.append(answer)
         for reply in replies:
             await reply
@@ -310,7 +300,9 @@ class Pipe:
     async def _follow(self, script: Script, asked: _Asked) -> None:
         """What another node has to answer goes there with redis-py, which knows the way."""
         try:
-            reply = await script.call(self._client, list(asked.keys), list(asked.args))
+            words = unpacked(asked.command)
+            first_arg = 3 + int(words[2])
+            reply = await script.call(self._client, [w.decode() for w in words[3:first_arg]], [*words[first_arg:]])
             if not asked.answer.done():
                 _give(asked, reply)
         except STORE_ERRORS as error:
@@ -332,7 +324,3 @@ def _give(asked: _Asked, reply: Any) -> None:
     except Exception as error:  # the reply is not of the script that was asked for
         log.error("the store's answer makes no sense: %r", error)
         asked.answer.set_exception(StoreUnavailable("the store's answer makes no sense"))
-
-
-def _packed(*words: str | bytes | int) -> bytes:
-    return hiredis.pack_command(words)  # type: ignore[arg-type, no-any-return] # it knows one length

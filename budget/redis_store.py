@@ -17,19 +17,17 @@ Layout; every key carries the hash tag ``{namespace}``, so that all accounts of 
 """
 
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any
 
 from budget.checks import check_request, check_resolution
 from budget.connect import STORE_ERRORS, ServerReport, StoreClient, check_server, close
-from budget.link import NOBODY, REBUILDING, Acks, Link
+from budget.hot_commands import HotCommands, read_reserve, read_resolve
+from budget.link import NOBODY, REBUILDING, Acks, Link, trusted
 from budget.model import (
-    AccountTerms,
-    Balance,
-    BudgetState,
     Hold,
     HoldStatus,
     Refusal,
-    RefusalCode,
     ReserveRequest,
     Resolution,
     Settlement,
@@ -37,7 +35,6 @@ from budget.model import (
 )
 from budget.ports import (
     ACCOUNT_KEPT_AFTER_END_MS,
-    MAX_CLOCK_SKEW_MS,
     AccountBalance,
     Change,
     Continuity,
@@ -47,12 +44,7 @@ from budget.ports import (
 )
 from budget.script import Script
 from budget.verify import Trimmed
-from core.errors import Conflict, InvalidInput, StoreLost, StoreUnavailable
-
-_SKEW = str(MAX_CLOCK_SKEW_MS)
-_KEPT = str(ACCOUNT_KEPT_AFTER_END_MS)
-_STATES = tuple(BudgetState)
-_STATUSES = {status.value.encode(): status for status in HoldStatus}
+from core.errors import Conflict, StoreLost, StoreUnavailable
 
 
 class RedisBudgetStore:
@@ -70,16 +62,11 @@ class RedisBudgetStore:
         self.key = self.link.key
         self._client = client
         self._command = self.link.command
-        self._keep_ms = keep_ms
-        self._reserve = Script("budget", "reserve")
-        self._resolve = Script("budget", "resolve")
+        self._hot = HotCommands(self.key, keep_ms)
         self._restore = Script("budget", "restore")
         self._extend = Script("budget", "extend")
         self._agree = Script("budget", "agree")
         self._put = Script("budget", "put_document")
-        self._hold, self._account, self._accounts = self.key("hold", ""), self.key("a", ""), self.key("a")
-        self._leases = self.key("leases")
-        self._reserve_keys = [self.key("version"), self._leases, self.key("refusals")]
 
     async def found(self, epoch: str) -> None:
         """Begin the books in an empty namespace; where there are books, they go on."""
@@ -101,16 +88,8 @@ class RedisBudgetStore:
     def reserve(self, request: ReserveRequest) -> Awaitable[Hold | Refusal | StaleSnapshot]:
         """Hold the ceiling of the first candidate that fits on all its accounts, or on none."""
         check_request(request)
-        prefix, epoch = self._account, self.link.epoch
-        keys = [*self._reserve_keys, self._hold + request.hold_id, self._accounts]
-        keys += [prefix + a.id for a in request.accounts]
-
-        def read(reply: list[Any]) -> Hold | Refusal | StaleSnapshot:
-            if reply[0] == b"held":
-                self.link.saw(reply[1], epoch)
-            return _read_reserve(request, reply)
-
-        return self.link.call(self._reserve, keys, _reserve_args(request), read, acknowledged=True)
+        read = partial(self._read_reserve, request, self.link.epoch)
+        return self.link.send(self._hot.reserving, partial(self._hot.reserve, request), read, acknowledged=True)
 
     def resolve(self, resolution: Resolution, *, replayed_ms: int | None = None) -> Awaitable[Settlement]:
         """End a hold: post what it cost, release it, append the event.
@@ -118,28 +97,20 @@ class RedisBudgetStore:
         replayed_ms: when it happened, where a rebuild repeats an event.
         """
         check_resolution(resolution)
-        prefix, hold, following = self._account, self._hold + resolution.hold_id, resolution.next_hold
-        keys = [self._leases, hold, self._hold + following.id if following else hold, self._accounts]
-        keys += [prefix + a for a in resolution.account_ids]
-        epoch = self.link.epoch
+        read = partial(self._read_resolve, self.link.epoch)
+        return self.link.send(self._hot.resolving, partial(self._hot.resolve, resolution, replayed_ms), read)
 
-        def read(reply: list[Any]) -> Settlement:
-            if reply[0] == b"refused":
-                raise InvalidInput(reply[1].decode(), reply[2].decode())
+    def _read_reserve(
+        self, request: ReserveRequest, epoch: str | None, reply: list[Any]
+    ) -> Hold | Refusal | StaleSnapshot:
+        if trusted(reply)[0] == b"held":
             self.link.saw(reply[1], epoch)
-            return _read_resolve(reply)
+        return read_reserve(request, reply)
 
-        return self.link.call(self._resolve, keys, self._resolve_args(resolution, replayed_ms), read)
-
-    def _resolve_args(self, r: Resolution, replayed_ms: int | None) -> list[str | bytes]:
-        following = r.next_hold
-        args: list[str | bytes] = [r.hold_id, r.mode.value, str(r.cost_nano), r.basis.value, r.detail]
-        args += [str(self._keep_ms), "\n".join(r.account_ids)]
-        args += [following.id, str(following.amount_nano), following.detail] if following else ["", "0", "{}"]
-        args += [str(r.lease_ms), r.owner, "" if replayed_ms is None else str(replayed_ms), r.only_owner]
-        for terms in r.terms:
-            args += [terms.limits, *_period_args(terms)]
-        return args
+    def _read_resolve(self, epoch: str | None, reply: list[Any]) -> Settlement:
+        settlement = read_resolve(trusted(reply))
+        self.link.saw(settlement.sequence, epoch)
+        return settlement
 
     async def restore(self, hold: OpenHold, lease_ms: int, *, replayed_ms: int | None = None) -> HoldStatus:
         """Hold again what a rebuilt store does not know; the status that it has now."""
@@ -327,46 +298,3 @@ class RedisBudgetStore:
 
 def _lines(text: bytes | None) -> tuple[str, ...]:
     return tuple(text.decode().split("\n")) if text else ()
-
-
-def _period_args(terms: AccountTerms) -> tuple[str, str]:
-    end_ms = terms.period.end_ms
-    return ("", "") if end_ms is None else (str(end_ms), str(end_ms + ACCOUNT_KEPT_AFTER_END_MS))
-
-
-def _reserve_args(r: ReserveRequest) -> list[str | bytes]:
-    accounts = r.accounts
-    args: list[str | bytes] = [str(r.now_ms), str(r.version), r.hold_id, str(r.lease_ms), r.owner, _SKEW, r.detail]
-    args += ["\n".join([a.id for a in accounts]), _KEPT, str(len(accounts)), *[a.wire for a in accounts]]
-    args += [f"{c.base_nano} {c.out_pico} {c.tokens} {c.min_tokens} {c.watched}" for c in r.candidates]
-    return args
-
-
-def _read_reserve(request: ReserveRequest, reply: list[bytes]) -> Hold | Refusal | StaleSnapshot:
-    head = reply[0]
-    if head == b"stale":
-        return StaleSnapshot(int(reply[1]))
-    if head == b"skew":
-        off_s = (int(reply[1]) - request.now_ms) / 1000
-        raise StoreUnavailable(f"this worker's clock is {off_s:.1f} s off the store's; at most 5 s are allowed")
-    if head == b"resolved":
-        raise Conflict(f"the hold {request.hold_id} is another call's, or has ended ({reply[1].decode()})")
-    numbers = list(map(int, reply[5:]))
-    states = [_STATES[state] for state in numbers[2::3]]
-    balances = tuple(map(Balance, numbers[0::3], numbers[1::3], states))
-    if head == b"held":
-        return Hold(request.hold_id, int(reply[2]), int(reply[3]), int(reply[4]), balances)
-    account = int(reply[3]) if reply[3] else None
-    return Refusal(RefusalCode(reply[2].decode()), account, int(reply[4]), balances)
-
-
-def _read_resolve(reply: list[bytes]) -> Settlement:
-    sequence, applied, delta_nano, overage_nano, *balances = map(int, reply[1:])
-    return Settlement(
-        before=_STATUSES[reply[0]],
-        applied=applied == 1,
-        delta_nano=delta_nano,
-        overage_nano=overage_nano,
-        balances=tuple(zip(balances[0::2], balances[1::2], strict=True)),
-        sequence=sequence,
-    )

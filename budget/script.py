@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from budget.connect import StoreClient
+from budget.frames import packed, unpacked
 
 _INCLUDE = "-- include epoch.lua\n"
 
@@ -21,6 +22,10 @@ class Script:
         self.text = text.replace(_INCLUDE, folder.joinpath("epoch.lua").read_text() if _INCLUDE in text else "")
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
+    def command(self, keys: list[str], args: list[str | bytes]) -> bytes:
+        """What calls it by its hash."""
+        return packed("EVALSHA", self.sha, len(keys), *keys, *args)
+
     async def call(self, client: StoreClient, keys: list[str], args: list[str | bytes]) -> Any:
         """The script's reply.
 
@@ -32,19 +37,18 @@ class Script:
         except NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *args)
 
-    async def call_then(
-        self, client: Redis, keys: list[str], args: list[str | bytes], *then: tuple[str | int, ...]
-    ) -> list[Any]:
-        """The replies of the script and of these commands, all on one connection and in one round trip.
+    async def call_then(self, client: Redis, command: bytes, *then: tuple[str | int, ...]) -> list[Any]:
+        """The replies of a `command` and of these, all on one connection and in one round trip.
 
         Raises:
             redis.exceptions.RedisError, OSError: as the client does.
         """
+        words = unpacked(command)[2:]
         for name, text in (("EVALSHA", self.sha), ("EVAL", self.text)):
             async with client.pipeline(transaction=False) as pipeline:
-                pipeline.execute_command(name, text, len(keys), *keys, *args)
-                for command in then:
-                    pipeline.execute_command(*command)
+                pipeline.execute_command(name, text, *words)
+                for following in then:
+                    pipeline.execute_command(*following)
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
             if not isinstance(replies[0], NoScriptError):
                 break

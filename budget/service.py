@@ -7,9 +7,8 @@ settles is posted in full when its lease ends, unconfirmed.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -46,9 +45,10 @@ _MAX_WAITING = 100_000
 
 @value
 class Plan:
-    """A call as the budgets see it: its accounts and the candidates in order of preference."""
+    """A call as the budgets see it: its accounts, their ids, and the candidates in order of preference."""
 
     accounts: tuple[AccountTerms, ...]
+    account_ids: tuple[str, ...]
     candidates: tuple[Candidate, ...]
 
 
@@ -56,7 +56,8 @@ class Plan:
 class Admission:
     """A hold that this worker owns, with what it was decided from.
 
-    candidate: the one that fitted. watching: the accounts that the hold is on, with their balances after it.
+    candidate: the one that fitted. account_ids: of the accounts that the hold is on. watching: those accounts, with
+    their balances after it.
     """
 
     hold: Hold
@@ -66,14 +67,16 @@ class Admission:
     account_ids: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        accounts, balances = self.plan.accounts, self.hold.balances
-        self.candidate = self.plan.candidates[self.hold.candidate]
+        plan, balances = self.plan, self.hold.balances
+        accounts, ids = plan.accounts, plan.account_ids
+        self.candidate = plan.candidates[self.hold.candidate]
         marks = self.candidate.watched
         if UNAFFECTED in marks:
             kept = [n for n, mark in enumerate(marks) if mark != UNAFFECTED]
             accounts, balances = tuple([accounts[n] for n in kept]), tuple([balances[n] for n in kept])
+            ids = tuple([ids[n] for n in kept])
         self.watching = tuple(zip(accounts, balances, strict=True))
-        self.account_ids = tuple([terms.id for terms in accounts])
+        self.account_ids = ids
 
 
 @value
@@ -148,7 +151,13 @@ class BudgetService:
                 candidates=plan.candidates,
                 detail=detail,
             )
-            verdict = await self._ask(request)
+            try:
+                verdict = await self.store.reserve(request)
+            except StoreUnavailable:
+                verdict = await self._ask_again(request)
+            except asyncio.CancelledError:
+                self._bar(request)
+                raise
             if isinstance(verdict, Hold):
                 admission = Admission(verdict, plan)
                 self._opened(admission, hold_id, verdict.amount_nano, detail, owner)
@@ -164,15 +173,8 @@ class BudgetService:
             hold_id, amount_nano, admission.account_ids, hold.candidate, hold.tokens, owner, detail
         )
 
-    async def _ask(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
+    async def _ask_again(self, request: ReserveRequest) -> Hold | Refusal | StaleSnapshot:
         """Ask twice under one id: a reply that was lost after the hold was made gives the same hold."""
-        try:
-            return await self.store.reserve(request)
-        except StoreUnavailable:
-            pass
-        except asyncio.CancelledError:
-            self._bar(request)
-            raise
         try:
             verdict = await self.store.reserve(request)
         except (StoreUnavailable, asyncio.CancelledError):
@@ -187,15 +189,11 @@ class BudgetService:
         ids = tuple(a.id for a in request.accounts)
         self._wait(Resolution(request.hold_id, ResolveMode.VOID, ids, only_owner=request.owner))
 
-    @contextlib.contextmanager
-    def ended(self, admission: Admission) -> Iterator[None]:
-        """Whatever happens inside, this hold is not renewed afterwards: one that nobody settled expires, and is
-        charged in full, rather than held for ever.
+    def let_go(self, admission: Admission) -> None:
+        """Renew this hold no more: if nobody has settled it, it expires, and is charged in full, rather than held for
+        ever.
         """
-        try:
-            yield
-        finally:
-            self.open_holds.pop(admission.hold.id, None)
+        self.open_holds.pop(admission.hold.id, None)
 
     def settle(self, admission: Admission, cost_nano: int, basis: Basis, detail: bytes) -> None:
         """Post what the call cost and release its hold. Nobody waits for it: it is on its way when this returns, and

@@ -42,7 +42,9 @@ def read_bounds(body: Mapping[str, Any], operation: str) -> Bounds:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidInput("messages", "must be a list with at least one message")
-    images = sum(_images(number, message) for number, message in enumerate(messages))
+    images = 0
+    for number, message in enumerate(messages):
+        images += _images(number, message)
     return Bounds(_max_tokens(body), _choices(body), len(messages), images, _has_tools(body))
 
 
@@ -95,7 +97,7 @@ def _choices(body: Mapping[str, Any]) -> int:
 def _images(number: int, message: object) -> int:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise InvalidInput(f"messages[{number}]", "must be an object with a role")
-    check_message_fields(f"messages[{number}]", message)
+    check_message_fields(number, message)
     content = message.get("content")
     if content is None or isinstance(content, str):
         return 0

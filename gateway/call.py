@@ -9,7 +9,8 @@ from budget.service import Admission
 from core.scope import Chain
 from core.values import value
 from gateway.http import Client
-from routing.model import Model, OnAbort
+from routing.model import Endpoint, Model
+from routing.upstream import UpstreamAnswer
 from telemetry.prices import Price
 from telemetry.usage import Usage
 
@@ -30,6 +31,7 @@ class Call:
     received_s: monotonic time when the request began.
     client: who waits for the answer; None: it is not asked, the call is carried to its end.
     model: what `asked` names, once that is known.
+    told: what every record of the call begins with, once it has been written (`gateway.record`).
     """
 
     request_id: str
@@ -47,6 +49,7 @@ class Call:
     traceparent: str | None = None
     client: Client | None = None
     model: Model | None = None
+    told: bytes = b""
 
     @property
     def left(self) -> bool:
@@ -61,21 +64,18 @@ class Attempt:
     body: what is sent, with the granted max_tokens and without disabled tools.
     dropped_tools: names of the tools that were taken out.
     why: why the model or the answer's length is not what was asked for; None when it is.
-    on_abort: what its endpoint says of a client that goes away.
-    provider: who sells the model.
     asked_price: of the model asked for, where another serves.
     """
 
     admission: Admission
     model: Model
+    endpoint: Endpoint
     price: Price
+    asked_price: Price | None
     body: dict[str, Any]
     dropped_tools: list[str]
     why: str | None
     upstream_s: float = 0.0
-    on_abort: OnAbort = OnAbort.ESTIMATE
-    provider: str = ""
-    asked_price: Price | None = None
 
 
 @value
@@ -92,12 +92,13 @@ class AccountStanding:
 class Answered:
     """A call that was answered and settled.
 
+    answer: of the upstream; None: it came as a stream.
     cost_nano: of all its attempts. standing: the account of the chain that is closest to its end.
     """
 
     call: Call
     attempt: Attempt
-    body: dict[str, Any]
+    answer: UpstreamAnswer | None
     usage: Usage
     cost_nano: int
     standing: AccountStanding

@@ -32,14 +32,14 @@ from core.ids import derived_id
 from gateway.bounds import estimate_input_tokens, input_tokens_bound, read_bounds
 from gateway.call import AccountStanding, Answered, Attempt, Call, standing_after
 from gateway.http import ClientGone, Interruptible
-from gateway.planner import Planner
+from gateway.planner import Planner, Shape
 from gateway.record import ABORTED, attempt_detail, hold_detail
 from gateway.sizes import BEYOND, answer_bytes, choices_of, sent_bytes, tokens_of_cut_answer
 from gateway.why import why_not_as_asked
 from routing.adapters.registry import Upstreams
 from routing.errors import MAYBE_CHARGED, FailureKind, UpstreamError
 from routing.model import OnAbort
-from routing.upstream import UpstreamCall, UpstreamStream
+from routing.upstream import UpstreamAnswer, UpstreamCall, UpstreamStream
 from telemetry.pricing import cost_nano
 from telemetry.usage import EstimatedUsage, ExactUsage, Tokens, Usage, estimate_tokens, read_usage
 
@@ -70,12 +70,19 @@ class OpenedStream:
 
 @dataclass(slots=True)
 class _Progress:
-    """What has happened to a call so far. tries: per model. charged_nano: by attempts that ended badly."""
+    """What has happened to a call so far. tries: per model. charged_nano: by attempts that ended badly.
+    shape: of the plan that was made last.
+    """
 
     tries: dict[str, int] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
     charged_nano: int = 0
+    shape: Shape | None = None
+
+    @property
+    def skipped(self) -> list[str]:
+        """Models that were left out because their circuit is open."""
+        return self.shape.skipped if self.shape else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,27 +117,21 @@ class ChatFlow:
             UpstreamError: no candidate gave an answer.
             ClientGone: nobody waits for one; the call is charged.
         """
-
-        async def send(attempt: Attempt) -> dict[str, Any]:
-            upstream = self.upstreams.for_model(attempt.model)
-            body = (await upstream.send(self._outgoing(call, attempt))).body
-            if choices_of(body, "message") is None:
-                raise UpstreamError(FailureKind.BROKEN, "the answer has not the shape of one")
-            return body
-
         progress = _Progress()
-        done = await self._attempts(call, progress, send)
+        done = await self._attempts(call, progress, self._send)
         if isinstance(done, Refused):
             return done
-        attempt, body = done
+        attempt, answer = done
         self.planner.health.succeeded(attempt.model.name)
-        with self.budgets.ended(attempt.admission):
-            usage: Usage | str = read_usage(body.get("usage"))
+        try:
+            usage: Usage | str = read_usage(answer.body.get("usage"))
             if isinstance(usage, str):
-                usage = self.estimated(call, attempt, usage, answer_bytes(body))
+                usage = self.estimated(call, attempt, usage, answer_bytes(answer.body))
             outcome = ABORTED if call.left else "answered"
             cost, standing = self.finish(call, attempt, usage, outcome=outcome)
-        return Answered(call, attempt, body, usage, cost + progress.charged_nano, standing, progress.skipped)
+        finally:
+            self.budgets.let_go(attempt.admission)
+        return Answered(call, attempt, answer, usage, cost + progress.charged_nano, standing, progress.skipped)
 
     async def open(self, call: Call) -> OpenedStream | Refused:
         """Start a call that is answered in a stream. The caller must hand the result to `stream.pump`.
@@ -138,15 +139,20 @@ class ChatFlow:
         Raises:
             SpendgateError, UpstreamError, ClientGone: as `answer`.
         """
-
-        async def send(attempt: Attempt) -> UpstreamStream:
-            return await self.upstreams.for_model(attempt.model).open_stream(self._outgoing(call, attempt))
-
         progress = _Progress()
-        done = await self._attempts(call, progress, send)
+        done = await self._attempts(call, progress, self._open)
         if isinstance(done, Refused):
             return done
         return OpenedStream(call, done[0], done[1], progress.skipped, progress.charged_nano)
+
+    async def _send(self, call: Call, attempt: Attempt) -> UpstreamAnswer:
+        answer = await self.upstreams.for_model(attempt.model).send(self._outgoing(call, attempt))
+        if choices_of(answer.body, "message") is None:
+            raise UpstreamError(FailureKind.BROKEN, "the answer has not the shape of one")
+        return answer
+
+    def _open(self, call: Call, attempt: Attempt) -> Coroutine[Any, Any, UpstreamStream]:
+        return self.upstreams.for_model(attempt.model).open_stream(self._outgoing(call, attempt))
 
     async def rehearse(self, call: Call) -> tuple[Attempt | Refused, list[str]]:
         """What `answer` would begin with at this moment, and the models that open circuits leave out. Nothing is held,
@@ -157,14 +163,14 @@ class ChatFlow:
         """
         self.budgets.witness.check()
         progress, now_ms = _Progress(), self.clock.now_ms()
-        plan, progress.skipped = self.planner.plan(call, now_ms)
+        plan, progress.shape = self.planner.plan(call, now_ms)
         verdict = await would_reserve(self.budgets.store, plan, now_ms)
         if isinstance(verdict, Refused):
             return verdict, progress.skipped
         return self._attempt(call, progress, verdict), progress.skipped
 
     async def _attempts(
-        self, call: Call, progress: _Progress, send: Callable[[Attempt], Coroutine[Any, Any, T]]
+        self, call: Call, progress: _Progress, send: Callable[[Call, Attempt], Coroutine[Any, Any, T]]
     ) -> tuple[Attempt, T] | Refused:
         attempt = await self._admit(call, progress)
         while not isinstance(attempt, Refused):
@@ -177,7 +183,7 @@ class ChatFlow:
             began_s = self.clock.monotonic_s()
             try:
                 with Interruptible(call.client, self.drain.time_s if _is_read_on(call, attempt) else 0.0):
-                    result = await send(attempt)
+                    result = await send(call, attempt)
             except ClientGone:
                 # It was sent and nothing came: what the provider has made of it nobody can tell.
                 self._end_failed(call, attempt, charged=True, kind=ABORTED)
@@ -200,37 +206,18 @@ class ChatFlow:
         asked = self.planner.asked(call)
 
         def make_plan(now_ms: int) -> Any:
-            plan, progress.skipped = self.planner.plan(call, now_ms, failed=progress.failed)
+            plan, progress.shape = self.planner.plan(call, now_ms, failed=progress.failed)
             return plan
 
         verdict = await self.budgets.reserve(make_plan, hold_id=hold_id, detail=hold_detail(call, asked.name))
         return verdict if isinstance(verdict, Refused) else self._attempt(call, progress, verdict)
 
     def _attempt(self, call: Call, progress: _Progress, admission: Admission) -> Attempt:
-        asked = self.planner.asked(call)
-        model = self.planner.routes.find(admission.candidate.model)
-        disabled = {
-            tool
-            for terms, balance in admission.watching
-            if balance.state >= BudgetState.DEGRADED
-            for tool in terms.budget.policy.disabled_tools
-        }
-        body, dropped = _outgoing_body(call, admission, disabled)
-        price = self.planner.prices.price_at(model.name, self.clock.now_ms())
-        why = why_not_as_asked(asked, admission, progress.failed, progress.skipped)
-        endpoint = self.planner.routes.endpoints[model.endpoint]
-        instead = None if model is asked else self.planner.prices.price_at(asked.name, self.clock.now_ms())
-        return Attempt(
-            admission,
-            model,
-            price,
-            body,
-            dropped,
-            why,
-            on_abort=endpoint.on_abort,
-            provider=endpoint.provider,
-            asked_price=instead,
-        )
+        assert progress.shape is not None, "there was a plan"
+        option = progress.shape.options[admission.hold.candidate]
+        body, dropped = _outgoing_body(call, admission)
+        why = why_not_as_asked(self.planner.asked(call), admission, progress.failed, progress.skipped)
+        return Attempt(admission, option.model, option.endpoint, option.price, option.asked_price, body, dropped, why)
 
     def _left_s(self, call: Call) -> float:
         """What is left of the time for a call with all its attempts."""
@@ -354,19 +341,28 @@ def _is_read_on(call: Call, attempt: Attempt) -> bool:
     """Whether the answer is waited for after its client has left. One that is not streamed shows nothing before its
     end, so there is nothing to estimate from, and providers make it to its end anyway.
     """
-    return attempt.on_abort is OnAbort.DRAIN or (attempt.on_abort is OnAbort.ESTIMATE and not call.stream)
+    on_abort = attempt.endpoint.on_abort
+    return on_abort is OnAbort.DRAIN or (on_abort is OnAbort.ESTIMATE and not call.stream)
 
 
-def _outgoing_body(call: Call, admission: Admission, disabled: set[str]) -> tuple[dict[str, Any], list[str]]:
-    """The body with the granted max_tokens, which makes the ceiling real, and without disabled tools."""
+def _outgoing_body(call: Call, admission: Admission) -> tuple[dict[str, Any], list[str]]:
+    """The body with the granted max_tokens, which makes the ceiling real, and without the tools that an account which
+    is Degraded takes away; their names.
+    """
     body = dict(call.body)
     if call.operation == "chat":
         field_name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         body.pop("max_tokens", None)
         body[field_name] = admission.hold.tokens
     tools = body.get("tools")
-    if not disabled or not tools:
+    if not tools:
         return body, []
+    disabled = {
+        tool
+        for terms, balance in admission.watching
+        if balance.state >= BudgetState.DEGRADED
+        for tool in terms.budget.policy.disabled_tools
+    }
     kept = [t for t in tools if t["function"]["name"] not in disabled]
     dropped = [t["function"]["name"] for t in tools if t["function"]["name"] in disabled]
     if not dropped:

@@ -2,7 +2,8 @@
 
 A request on a hot route goes from the parser to `HotRoutes.serve` and its answer from there to the socket, without the
 messages of ASGI between them; every other request takes uvicorn's own way to the application. Both are `cycles` to
-uvicorn, which keeps their order on a connection, and drains them.
+uvicorn, which keeps their order on a connection, and drains them. A head that comes again is not parsed again
+(`gateway.heads`).
 
 uvicorn waits for ever for the end of a request's headers, keeps headers of any size, and waits for ever for a client
 that takes nothing of its answer. Here a client has `client_timeout_s` for the headers, as much again for the body, and
@@ -11,122 +12,18 @@ client's leaving does.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.cycle import HotCycle
+from gateway.heads import KnownHead, RequestHead, known_head
 from gateway.hot import HotRoutes
-from gateway.http import Headers, header_lines
 from gateway.surfaces import Surface
 
-log = logging.getLogger("spendgate.gateway")
-
 MAX_HEAD_BYTES = 64 * 1024
-
-
-class HotCycle(RequestResponseCycle):
-    """A request on a hot route: a `gateway.http.Exchange`, and what uvicorn knows as a cycle."""
-
-    path: str
-    surface: Surface
-    raw_headers: list[tuple[bytes, bytes]]
-    connection: "Connection"
-    hot: HotRoutes
-    _pieces: list[bytes]
-    gone = False
-    on_leave: Callable[[], None] | None = None
-
-    async def run_asgi(self, app: Any) -> None:
-        """Serve it; uvicorn makes a task of this."""
-        self.connection.serving = self
-        try:
-            await self.hot.serve(self.surface, self)
-        except asyncio.CancelledError:
-            self.transport.close()
-            raise
-        except BaseException:
-            log.exception("a call ended with an error that is not the client's")
-            if self.response_started:
-                self.transport.close()
-            else:
-                self.answer(500, {"Connection": "close"}, b"")
-
-    def leave(self) -> None:
-        """The client has gone away."""
-        self.gone = True
-        if self.on_leave is not None and not self.response_complete:
-            self.on_leave()
-
-    async def receive(self) -> Any:
-        """What comes next of the body."""
-        return await super().receive()
-
-    def whole_body(self) -> bytes | None:
-        """The body, if it has come to its end already; it is given out once."""
-        if self.more_body:
-            return None
-        body, self.body = bytes(self.body), bytearray()  # an idle connection keeps its last cycle, but not this
-        return body
-
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer."""
-        lines = header_lines(headers)
-        self._send_last(b"".join((self._head(status, headers), lines, b"content-length: %d\r\n\r\n" % len(body), body)))
-
-    def begin(self, status: int, headers: Headers) -> None:
-        """The head of an answer in pieces."""
-        lines = header_lines(headers)
-        self._send(b"".join((self._head(status, headers), lines, b"transfer-encoding: chunked\r\n\r\n")))
-
-    def write(self, data: bytes) -> None:
-        """A piece of it; what comes in one turn of the loop goes out as one."""
-        if not self._pieces:
-            self.connection.loop.call_soon(self._flush)
-        self._pieces.append(data)
-
-    async def drained(self) -> None:
-        """Return once the client has taken enough of what was written."""
-        if self.flow.write_paused and not self.gone:
-            await self.flow.drain()
-
-    def end(self, data: bytes) -> None:
-        """The last piece."""
-        self._send_last(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
-
-    def _flush(self) -> None:
-        if not self._pieces:  # the last piece has taken them along
-            return
-        data, self._pieces = b"".join(self._pieces), []
-        self._send(b"%x\r\n%b\r\n" % (len(data), data))
-
-    def _head(self, status: int, headers: Headers) -> bytes:
-        head = STATUS_LINE[status] + self.connection.default_lines()
-        if "Connection" in headers:
-            self.keep_alive = False
-        elif not self.keep_alive:
-            head += b"connection: close\r\n"
-        return head
-
-    def _send(self, data: bytes) -> None:
-        self.response_started = True
-        if not self.gone:
-            self.transport.write(data)
-
-    def _send_last(self, data: bytes) -> None:
-        if self.response_complete:
-            return
-        self.response_complete = True
-        if self._pieces:
-            self._flush()
-        self._send(data)
-        self.message_event.set()
-        if not self.gone:
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
 
 
 class Connection(HttpToolsProtocol):
@@ -142,6 +39,8 @@ class Connection(HttpToolsProtocol):
 
     serving: HotCycle | None = None
     _pending: HotCycle | None = None
+    _known: KnownHead | None = None
+    _between = True  # no byte of a request has come since the last one's end
     _in_head = True
     _head_bytes = 0
     _late_s: float | None = None
@@ -162,18 +61,32 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.serving is not None:
             self.serving.leave()
+        self.cycle = self.serving = self._known = None  # type: ignore[assignment] # as uvicorn begins
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request; of headers only so many."""
+        begins = self._between and (self.cycle is None or self.cycle.response_complete)
+        if begins and self._known is not None:
+            body = self._known.body(data)
+            if body is not None:
+                self._late_s = None
+                cycle = HotCycle(self, self._known.head, body, keep_alive=True)
+                self.cycle = cycle  # type: ignore[assignment] # it has all that uvicorn looks at
+                self._start(cycle)
+                return
         self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._close_with(b"431 Request Header Fields Too Large")
-        if self._pending is not None:  # its body is still coming
-            self._start_pending()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            if begins and self._between and pending.keep_alive and not pending.waits_for_100:
+                self._known = known_head(data, pending.head)
+            self._start(pending)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
+        self._between = False
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_head, self._head_bytes = True, 0
         self._expect_within(self.client_timeout_s, self._head_is_late)
@@ -196,10 +109,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there as a whole."""
-        self._late_s = None
+        self._between, self._late_s = True, None
         super().on_message_complete()
-        if self._pending is not None:
-            self._start_pending()
 
     def on_response_complete(self) -> None:
         """An answer has gone out: the next request may begin, or the connection waits for one. As uvicorn does it, but
@@ -237,32 +148,26 @@ class Connection(HttpToolsProtocol):
 
     def _take(self, hot: HotRoutes, surface: Surface, path: str) -> None:
         """Begin a cycle of our own, now or behind the one that runs."""
-        cycle = HotCycle(
-            scope={},  # type: ignore[typeddict-item]
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=[],
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0",
-            on_response=self.on_response_complete,
-        )
-        cycle.hot, cycle.connection, cycle._pieces = hot, self, []
-        cycle.surface, cycle.path, cycle.raw_headers = surface, path, self.headers
-        before, self.cycle = self.cycle, cycle
+        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        cycle = HotCycle(self, RequestHead(surface, path, self.headers), None, keep_alive)
+        cycle.waits_for_100 = self.expect_100_continue
+        before, self.cycle = self.cycle, cycle  # type: ignore[assignment] # as above
         if before is None or before.response_complete:
             self._pending = cycle
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]
 
-    def _start_pending(self) -> None:
-        assert self._pending is not None
-        cycle, self._pending = self._pending, None
-        self._start_asgi_task(cycle, self.app)
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Uvicorn's way to start a cycle, which is one of ours where one of ours has waited behind another."""
+        if isinstance(cycle, HotCycle):
+            self._start(cycle)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start(self, cycle: HotCycle) -> None:
+        cycle.task = task = self.loop.create_task(cycle.run())
+        self.tasks.add(task)  # until it ends: uvicorn waits for them before it stops
 
     def _head_is_late(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

@@ -61,9 +61,11 @@ def check_fields(body: Mapping[str, Any], operation: str, extra: Collection[str]
     Raises:
         InvalidInput: names the field.
     """
-    for field in body.keys() - FIELDS[operation]:  # seldom any: the usual request costs one look at its set of names
-        if field not in extra and body[field] is not None:
-            raise InvalidInput(field, _why(field))
+    known = FIELDS[operation]
+    if not known.issuperset(body):  # seldom so
+        for field in body.keys() - known:
+            if field not in extra and body[field] is not None:
+                raise InvalidInput(field, _why(field))
     if body.get("service_tier") not in _PLAIN_TIERS:
         raise InvalidInput("service_tier", "must be default: other tiers have other prices")
     modalities = body.get("modalities")
@@ -71,15 +73,16 @@ def check_fields(body: Mapping[str, Any], operation: str, extra: Collection[str]
         raise InvalidInput("modalities", 'must be ["text"]: other outputs have no price here')
 
 
-def check_message_fields(where: str, message: Mapping[str, Any]) -> None:
+def check_message_fields(number: int, message: Mapping[str, Any]) -> None:
     """The same for a message; empty values, which answers have that are sent back as they came, are fine.
 
     Raises:
         InvalidInput: names the field.
     """
-    for field in message.keys() - _MESSAGE_FIELDS:
-        if message[field]:
-            raise InvalidInput(f"{where}.{field}", _why(field))
+    if not _MESSAGE_FIELDS.issuperset(message):
+        for field in message.keys() - _MESSAGE_FIELDS:
+            if message[field]:
+                raise InvalidInput(f"messages[{number}].{field}", _why(field))
 
 
 def _why(field: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from budget.service import Refused
 from core.clock import Clock
@@ -15,12 +16,14 @@ from gateway.call import Call, standing_now
 from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of, problem_of_refusal, problem_of_upstream
 from gateway.headers import call_headers
+from gateway.heads import RequestHead
 from gateway.http import (
     Answering,
+    Client,
     ClientGone,
-    Exchange,
     Headers,
     Limits,
+    Message,
     RequestTimeout,
     read_body,
     read_headers,
@@ -45,12 +48,26 @@ _SURFACES: dict[str, Surface] = {
 _INVOCATIONS = re.compile(r"/serving-endpoints/([^/]{1,256})/invocations")
 
 
+class Exchange(Client, Answering, Protocol):
+    """One request on a hot route, and the way back."""
+
+    head: RequestHead
+
+    def whole_body(self) -> bytes | None:
+        """The body, if it has come to its end already."""
+        ...
+
+    async def receive(self) -> Message:
+        """What comes next of the body, as an ASGI message."""
+        ...
+
+
 @dataclass(slots=True)
 class HotRoutes:
     """Serves the calls of agents.
 
     ready: None while calls may be admitted, otherwise why not.
-    running: calls that have not ended, those included that are only being settled. idle: set while there are none.
+    running: calls that have not ended.
     """
 
     flow: ChatFlow
@@ -61,7 +78,7 @@ class HotRoutes:
     answers: AnswerMemory
     ready: Callable[[], str | None]
     running: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _idle: asyncio.Event | None = field(init=False, default=None)
 
     def surface(self, path: str) -> Surface | None:
         """The surface that a path belongs to; None: it is not a hot route."""
@@ -71,28 +88,14 @@ class HotRoutes:
         invocation = _INVOCATIONS.fullmatch(path)
         return DatabricksSurface(invocation[1]) if invocation else None
 
-    async def serve(self, surface: Surface, exchange: Exchange) -> None:
+    async def serve(self, exchange: Exchange) -> None:
         """One request, from its headers to the end of its answer and of its hold."""
         self.running += 1
-        self.idle.clear()
-        try:
-            await self._serve(surface, exchange)
-        finally:
-            self.running -= 1
-            if not self.running:
-                self.idle.set()
-
-    async def until_idle(self) -> None:
-        """Return once no call runs."""
-        if self.running:
-            await self.idle.wait()
-
-    async def _serve(self, surface: Surface, exchange: Exchange) -> None:
-        request_id = self.ids.new("req")
+        surface, request_id = exchange.head.surface, self.ids.new("req")
         back: Answering = exchange
         recorder: Recorder | None = None
         try:
-            call, claimed = await self._read(surface, request_id, exchange)
+            call, claimed = await self._read(request_id, exchange)
             if isinstance(claimed, Replay):
                 exchange.answer(claimed.status, claimed.headers | {"Idempotency-Replayed": "true"}, claimed.body)
                 return
@@ -110,8 +113,23 @@ class HotRoutes:
         except UpstreamError as error:
             self._refuse(surface, problem_of_upstream(error), request_id, back)
         finally:
-            if recorder:
-                await recorder.close()
+            try:
+                if recorder:
+                    await recorder.close()
+            finally:
+                self._ended()
+
+    def _ended(self) -> None:
+        self.running -= 1
+        if not self.running and self._idle is not None:
+            self._idle.set()
+
+    async def until_idle(self) -> None:
+        """Return once no call runs."""
+        while self.running:
+            self._idle = self._idle or asyncio.Event()
+            self._idle.clear()
+            await self._idle.wait()
 
     async def _claim(self, key: str, call: Call, path: str, raw: bytes) -> Claim | Replay:
         """Take the caller's Idempotency-Key, and derive the call's id from it."""
@@ -121,16 +139,32 @@ class HotRoutes:
             call.request_id = derived_id("req", name, str(claimed.tries))
         return claimed
 
-    async def _read(self, surface: Surface, request_id: str, exchange: Exchange) -> tuple[Call, Claim | Replay | None]:
-        received_ms, received_s = self.clock.now_ms(), self.clock.monotonic_s()
-        headers = read_headers(exchange.raw_headers, self.limits)
-        key = self.callers.known(headers) or await self.callers.authenticate(headers)
+    async def _read(self, request_id: str, exchange: Exchange) -> tuple[Call, Claim | Replay | None]:
+        received_ms, received_s, head = self.clock.now_ms(), self.clock.monotonic_s(), exchange.head
+        surface, headers = head.surface, head.headers
+        if headers is None:
+            headers = head.headers = read_headers(head.pairs, self.limits)
+            head.pairs = []
+        payer = head.payer
+        if payer is not None and payer[0] == self.callers.keys.changes:
+            key = payer[1]
+        else:
+            payer, key = None, self.callers.known(headers) or await self.callers.authenticate(headers)
+            changes = self.callers.keys.changes  # now: while the body is awaited the key may be taken away
         why_not = self.ready()
         if why_not:
             raise NotReady(why_not)
-        raw = await read_body(headers, exchange.receive, self.limits, exchange.whole_body())
+        raw = exchange.whole_body()
+        if raw is None or len(raw) > self.limits.body_bytes or "content-encoding" in headers:
+            raw = await read_body(headers, exchange.receive, self.limits, raw)
         data = read_json_object(raw)
         parsed = surface.parse(data)
+        if payer is not None and parsed.scope is None:
+            chain = payer[2]
+        else:
+            chain = self.callers.chain(key, headers, parsed.scope)
+            if payer is None and parsed.scope is None:
+                head.payer = changes, key, chain
         call = Call(
             request_id=request_id,
             surface=surface.name,
@@ -140,7 +174,7 @@ class HotRoutes:
             stream=parsed.stream,
             wants_usage=parsed.wants_usage,
             raw_bytes=len(raw),
-            chain=self.callers.chain(key, headers, parsed.scope),
+            chain=chain,
             key_id=key.id,
             received_ms=received_ms,
             received_s=received_s,
@@ -149,7 +183,7 @@ class HotRoutes:
         )
         if "idempotency-key" not in headers:
             return call, None
-        return call, await self._claim(headers["idempotency-key"], call, exchange.path, raw)
+        return call, await self._claim(headers["idempotency-key"], call, head.path, raw)
 
     async def _answer(self, surface: Surface, call: Call, back: Answering) -> None:
         answered = await self.flow.answer(call)
@@ -169,9 +203,11 @@ class HotRoutes:
         if isinstance(opened, Refused):
             self._refuse(surface, problem_of_refusal(call, opened), call.request_id, back)
             return
-        with self.flow.budgets.ended(opened.attempt.admission):
+        try:
             shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
             await pump(self.flow, opened, shape, self._stream_headers(call, opened), back)
+        finally:
+            self.flow.budgets.let_go(opened.attempt.admission)
 
     def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
         attempt = opened.attempt

@@ -47,8 +47,12 @@ class ClientGone(Exception):
 
 
 class Client(Protocol):
-    """Whoever waits for an answer. on_leave: called once when it goes away; set by whoever wants to know."""
+    """Whoever waits for an answer. on_leave: called once when it goes away; set by whoever wants to know.
 
+    task: that serves it, if it is known: to ask for the current one takes a system call.
+    """
+
+    task: "asyncio.Task[Any] | None"
     gone: bool
     on_leave: Callable[[], None] | None
 
@@ -70,30 +74,17 @@ class Answering(Protocol):
         """A piece of it."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """The client has to take some of what was written before it is sent more."""
+        ...
+
     async def drained(self) -> None:
-        """Return once the client has taken enough of what was written to be sent more."""
+        """Return once it has."""
         ...
 
     def end(self, data: bytes) -> None:
         """The last piece."""
-        ...
-
-
-class Exchange(Client, Answering, Protocol):
-    """One request on a hot route, and the way back.
-
-    raw_headers: names in lower case.
-    """
-
-    path: str
-    raw_headers: list[tuple[bytes, bytes]]
-
-    def whole_body(self) -> bytes | None:
-        """The body, if it has come to its end already."""
-        ...
-
-    async def receive(self) -> Message:
-        """What comes next of the body, as an ASGI message."""
         ...
 
 
@@ -121,7 +112,7 @@ class Interruptible:
             return
         if client.gone and self._patience_s <= 0:
             raise ClientGone
-        self._task = asyncio.current_task()
+        self._task = client.task or asyncio.current_task()
         client.on_leave = self._left
         if client.gone:
             self._left()

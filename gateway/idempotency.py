@@ -166,6 +166,11 @@ class Recorder:
         self._keep(data)
         self.to.write(data)
 
+    @property
+    def full(self) -> bool:
+        """As below."""
+        return self.to.full
+
     async def drained(self) -> None:
         """As below."""
         await self.to.drained()

@@ -15,7 +15,7 @@ from gateway.call import Call
 from gateway.fields import check_fields
 from routing.chooser import Chooser, Rules, default_rules
 from routing.health import Health
-from routing.model import Model, Routes
+from routing.model import Endpoint, Model, Routes
 from telemetry.prices import Price, PriceBook, UnpricedModel
 from telemetry.pricing import ceiling
 
@@ -46,10 +46,16 @@ class _Watched:
 
 @value
 class Option:
-    """A model that may serve. floor_tokens: an answer may be made as short as this; None: not shortened."""
+    """A model that may serve.
+
+    asked_price: of the model asked for, where this is another one.
+    floor_tokens: an answer may be made as short as this; None: not shortened.
+    """
 
     model: Model
+    endpoint: Endpoint
     price: Price
+    asked_price: Price | None
     watched: str
     floor_tokens: int | None
 
@@ -58,10 +64,12 @@ class Option:
 class Shape:
     """What the plans of all calls by one chain for one model have in common, for as long as nothing changes.
 
+    options: one for each candidate of the plan. skipped: models left out because their circuit is open.
     changes: of the book, when it was made. from_ms, until_ms: when it holds.
     """
 
     accounts: tuple[AccountTerms, ...]
+    account_ids: tuple[str, ...]
     options: tuple[Option, ...]
     skipped: list[str]
     changes: int
@@ -100,8 +108,8 @@ class Planner:
         call.model = model
         return model
 
-    def plan(self, call: Call, now_ms: int, *, failed: Sequence[str] = ()) -> tuple[Plan, list[str]]:
-        """The plan, and the models left out because their circuit is open.
+    def plan(self, call: Call, now_ms: int, *, failed: Sequence[str] = ()) -> tuple[Plan, Shape]:
+        """The plan, and what it was made by.
 
         failed: models already tried in vain. With them, or when the circuit of the model asked for is open, the
             routes' fallbacks join the candidates.
@@ -118,7 +126,7 @@ class Planner:
         else:
             shape = self.shape(call.chain, asked, now_ms)
         candidates = tuple([_candidate(call, bounds, option) for option in shape.options])
-        return Plan(shape.accounts, candidates), shape.skipped
+        return Plan(shape.accounts, shape.account_ids, candidates), shape
 
     def shape(self, chain: Chain, asked: Model, now_ms: int) -> Shape:
         """What the plans of these calls have in common now.
@@ -151,13 +159,21 @@ class Planner:
                 watched += [_Watched(terms, None, model.name) for terms in accounts]
         floor = _floor_tokens(watched)
         options = tuple(
-            Option(m, self.prices.price_at(m.name, now_ms), "".join(_mark(w, m, chooser) for w in watched), floor)
+            self._option(m, asked, now_ms, "".join(_mark(w, m, chooser) for w in watched), floor)
             for m in open_models
             if m is asked or self._priced(m, now_ms)
         )
         ends = [w.terms.until_ms for w in watched] + [self.prices.next_change_ms(now_ms)]
         until_ms = min((ms for ms in ends if ms is not None), default=None)
-        return Shape(tuple(w.terms for w in watched), options, skipped, self.book.changes, now_ms, until_ms)
+        accounts = tuple(w.terms for w in watched)
+        ids = tuple(terms.id for terms in accounts)
+        return Shape(accounts, ids, options, skipped, self.book.changes, now_ms, until_ms)
+
+    def _option(self, model: Model, asked: Model, now_ms: int, watched: str, floor_tokens: int | None) -> Option:
+        other = model is not asked and self._priced(asked, now_ms)
+        instead_of = self.prices.price_at(asked.name, now_ms) if other else None
+        price, endpoint = self.prices.price_at(model.name, now_ms), self.routes.endpoints[model.endpoint]
+        return Option(model, endpoint, price, instead_of, watched, floor_tokens)
 
     def _accounts(self, chain: Chain, asked: Model, now_ms: int) -> tuple[list[_Watched], list[Rules]]:
         rule_sets: list[Rules] = []

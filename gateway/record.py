@@ -16,9 +16,7 @@ ABORTED = "aborted"
 
 def hold_detail(call: Call, asked: str) -> bytes:
     """What an expiry can tell of a call whose worker died."""
-    record = _common(call)
-    record["model_requested"] = asked
-    return orjson.dumps(record)
+    return _joined(call, {"model_requested": asked})
 
 
 def attempt_detail(
@@ -29,27 +27,28 @@ def attempt_detail(
     balances: how the accounts of the hold stood with it: spent, held, state, limit and hard cap.
     """
     admission = attempt.admission
-    record = _common(call)
-    record["model_requested"] = call.asked or admission.plan.candidates[0].model
-    record["model_served"] = attempt.model.name
-    record["endpoint"] = attempt.model.endpoint
-    record["provider"] = attempt.provider
-    record["price_version"] = attempt.price.version
-    record["prices"] = orjson.Fragment(attempt.price.wire)
+    record: dict[str, Any] = {
+        "model_requested": call.asked or admission.plan.candidates[0].model,
+        "model_served": attempt.model.name,
+        "endpoint": attempt.model.endpoint,
+        "provider": attempt.endpoint.provider,
+        "price_version": attempt.price.version,
+        "prices": orjson.Fragment(attempt.price.wire),
+        "cost_nano": str(cost_nano),
+        "held_nano": str(admission.hold.amount_nano),
+        "ended_ms": ended_ms,
+        "upstream_ms": round(attempt.upstream_s * 1000),
+        "outcome": outcome,
+        "why": attempt.why,
+        "state": max([balance.state for _, balance in admission.watching]).label,
+        "balances": [
+            [b.spent_nano, b.held_nano, b.state.value, t.limit_nano, t.hard_nano] for t, b in admission.watching
+        ],
+    }
     if attempt.asked_price is not None:
         record["asked_prices"] = orjson.Fragment(attempt.asked_price.wire)
-    record["cost_nano"] = str(cost_nano)
-    record["held_nano"] = str(admission.hold.amount_nano)
-    record["ended_ms"] = ended_ms
-    record["upstream_ms"] = round(attempt.upstream_s * 1000)
-    record["outcome"] = outcome
-    record["why"] = attempt.why
-    record["state"] = max([balance.state for _, balance in admission.watching]).label
-    record["balances"] = [
-        [b.spent_nano, b.held_nano, b.state.value, t.limit_nano, t.hard_nano] for t, b in admission.watching
-    ]
     if outcome == ABORTED:
-        record["on_abort"] = attempt.on_abort.value
+        record["on_abort"] = attempt.endpoint.on_abort.value
     if attempt.dropped_tools:
         record["dropped_tools"] = attempt.dropped_tools
     if usage is not None:
@@ -63,16 +62,20 @@ def attempt_detail(
         }
         if isinstance(usage, EstimatedUsage):
             record["estimated_because"] = usage.why
-    return orjson.dumps(record)
+    return _joined(call, record)
 
 
-def _common(call: Call) -> dict[str, Any]:
-    return {
-        "request_id": call.request_id,
-        "surface": call.surface,
-        "operation": call.operation,
-        "stream": call.stream,
-        "key_id": call.key_id,
-        "scopes": call.chain.names,
-        "started_ms": call.received_ms,
-    }
+def _joined(call: Call, record: dict[str, Any]) -> bytes:
+    """What is said of the call and what is said here, as one object. The first is the same in all records of a call."""
+    if not call.told:
+        common = {
+            "request_id": call.request_id,
+            "surface": call.surface,
+            "operation": call.operation,
+            "stream": call.stream,
+            "key_id": call.key_id,
+            "scopes": call.chain.names,
+            "started_ms": call.received_ms,
+        }
+        call.told = orjson.dumps(common)[:-1] + b","
+    return call.told + orjson.dumps(record)[1:]

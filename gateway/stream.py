@@ -9,7 +9,6 @@ cut off, and what it sent is charged even where that is more than was held.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -174,7 +173,7 @@ async def _forward_while_wanted(
     back: Answering,
     ending: _Ending,
 ) -> None:
-    patience_s = flow.drain.time_s if opened.attempt.on_abort is OnAbort.DRAIN else 0.0
+    patience_s = flow.drain.time_s if opened.attempt.endpoint.on_abort is OnAbort.DRAIN else 0.0
     try:
         with Interruptible(opened.call.client, patience_s):
             await _forward(flow, opened, shape, meter, headers, back)
@@ -220,31 +219,52 @@ async def _forward(
     try:
         async with asyncio.timeout(flow.stream_timeout_s):
             back.begin(200, headers)
-            await _forward_events(flow, _bounds(flow, opened), opened, shape, meter, back)
+            await opened.upstream.pour(_Forwarding(flow, opened, shape, meter, back).take, back.drained)
     except TimeoutError:
         error = f"the stream takes longer than {flow.stream_timeout_s:g} s"
         raise UpstreamError(FailureKind.TIMEOUT, error) from None
 
 
-async def _forward_events(
-    flow: ChatFlow, bounds: _Bounds, opened: OpenedStream, shape: StreamShape, meter: Meter, back: Answering
-) -> None:
-    wire = drained = 0
-    events: AsyncIterator[bytes] = opened.upstream.events()
-    async for payload in events:
+class _Forwarding:
+    """Carries what comes to the client, and meters it. wire: bytes of payloads; drained: of those that nobody hears."""
+
+    __slots__ = ("_back", "_bounds", "_call", "_clock", "_drained", "_meter", "_shape", "_wire")
+
+    def __init__(self, flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, back: Answering) -> None:
+        self._call = opened.call
+        self._clock = flow.clock
+        self._bounds = _bounds(flow, opened)
+        self._shape = shape
+        self._meter = meter
+        self._back = back
+        self._wire = self._drained = 0
+
+    def take(self, payloads: list[bytes]) -> bool:
+        """Pass these on; whether the client can be sent more at once.
+
+        Raises:
+            UpstreamError: the stream is none, or is larger than it can be. _EnoughRead: nobody hears it.
+        """
+        left, meter, shape = self._call.left, self._meter, self._shape
         if meter.began_s is None:
-            meter.began_s = flow.clock.monotonic_s()
-        chunk = meter.read(payload)
-        wire += len(payload)
-        if opened.call.left:
-            drained += len(payload)
-        bounds.check(meter, wire, drained)
-        if chunk is None and payload.strip():
-            raise UpstreamError(FailureKind.BROKEN, "an event of the stream is no chunk of an answer")
-        event = shape.event(payload, chunk)
-        if event is not None and not opened.call.left:
-            back.write(event)
-            await back.drained()
+            meter.began_s = self._clock.monotonic_s()
+        events: list[bytes] = []
+        try:
+            for payload in payloads:
+                chunk = meter.read(payload)
+                self._wire += len(payload)
+                if left:
+                    self._drained += len(payload)
+                self._bounds.check(meter, self._wire, self._drained)
+                if chunk is None and payload.strip():
+                    raise UpstreamError(FailureKind.BROKEN, "an event of the stream is no chunk of an answer")
+                event = shape.event(payload, chunk)
+                if event is not None:
+                    events.append(event)
+        finally:
+            if events and not left:
+                self._back.write(events[0] if len(events) == 1 else b"".join(events))
+        return left or not self._back.full
 
 
 def _end(
@@ -254,7 +274,7 @@ def _end(
     call, attempt, failure = opened.call, opened.attempt, ending.failure
     usage = _usage(flow, opened, meter, complete=ending.complete)
     if ending.outcome == ABORTED:
-        whole_hold = attempt.on_abort is OnAbort.CHARGE_HOLD
+        whole_hold = attempt.endpoint.on_abort is OnAbort.CHARGE_HOLD
     else:
         whole_hold = failure is not None and not isinstance(usage, ExactUsage)
     cost, standing = flow.finish(call, attempt, usage, outcome=ending.outcome, whole_hold=whole_hold)
@@ -266,7 +286,7 @@ def _end(
         last = shape.failure(problem_of_upstream(failure))
     else:
         flow.planner.health.succeeded(attempt.model.name)
-        answered = Answered(call, attempt, {}, usage, cost + opened.spent_before_nano, standing)
+        answered = Answered(call, attempt, None, usage, cost + opened.spent_before_nano, standing)
         last = shape.end(answered, _latency_s(flow.clock, opened)) + _DONE
     back.end(last)
 

@@ -92,7 +92,9 @@ class OpenAISurface:
 
     def answer(self, answered: Answered, latency_s: float) -> bytes:
         """The upstream's answer, which has this shape already."""
-        return orjson.dumps(answered.body)
+        answer = answered.answer
+        assert answer is not None, "a stream is not answered at once"
+        return answer.raw or orjson.dumps(answer.body)
 
     def problem(self, problem: Problem) -> bytes:
         """``{"error": {"message", "type", "param", "code"}}``."""
@@ -190,7 +192,8 @@ class AgentSurface:
 
     def answer(self, answered: Answered, latency_s: float) -> bytes:
         """``{content, model, cost, latencyMs, requestId, state, remaining, usage, toolCalls, …}``; cost in dollars."""
-        message = (answered.body.get("choices") or [{}])[0].get("message") or {}
+        given = answered.answer.body if answered.answer else {}
+        message = (given.get("choices") or [{}])[0].get("message") or {}
         body = {"content": message.get("content") or "", "toolCalls": message.get("tool_calls") or []}
         return orjson.dumps(body | agent_summary(answered, latency_s))
 

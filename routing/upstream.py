@@ -1,6 +1,6 @@
 """The port to model providers. Adapters speak OpenAI's shapes inwards, whatever they speak outwards."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import field
 from typing import Any, Protocol
 
@@ -31,20 +31,25 @@ class UpstreamCall:
 
 @value
 class UpstreamAnswer:
-    """A complete answer in OpenAI's shape, checked to be a JSON object; `provider_request_id` if it gave one."""
+    """A complete answer in OpenAI's shape, checked to be a JSON object. raw: the same as it came, if it came so."""
 
     body: dict[str, Any]
-    provider_request_id: str | None = None
+    raw: bytes = b""
 
 
 class UpstreamStream(Protocol):
     """An open stream; its first event has not been read yet, the status has."""
 
-    def events(self) -> AsyncIterator[bytes]:
-        """OpenAI-shaped JSON payloads, one per SSE ``data:`` line, without the prefix; ``[DONE]`` is not given.
+    async def pour(self, take: Callable[[list[bytes]], bool], drained: Callable[[], Awaitable[object]]) -> None:
+        """Give `take` OpenAI-shaped JSON payloads as they come, those that came together at once; one per SSE
+        ``data:`` line, without the prefix; ``[DONE]`` is not given.
+
+        take: returns whether it can take more at once; it may be called from the event loop, outside of any task.
+        drained: returns once it can.
 
         Raises:
             UpstreamError: kind TIMEOUT or BROKEN when the stream stalls, breaks off or ends without its end mark.
+            Exception: what `take` raised; it is called no more.
         """
         ...
 

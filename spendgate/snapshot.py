@@ -37,7 +37,9 @@ class Snapshot:
         """
         if not self.loaded:
             return "the budgets have not been read from the store yet"
-        return next((f"{name} can't be read: {why}" for name, why in self._unreadable.items()), None)
+        for name, why in self._unreadable.items():
+            return f"{name} can't be read: {why}"
+        return None
 
     async def refresh(self) -> None:
         """Read what has changed.

@@ -65,11 +65,11 @@ def read_usage(usage: object, *, has_input: bool = True) -> ExactUsage | str:
     if not isinstance(usage, dict):
         return NO_USAGE
     prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    cached = written = reasoning = 0  # the usual case, where no class is inside another
     inside_prompt, inside_completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    if inside_prompt is not None or inside_completion is not None:
-        cached, written = _count(inside_prompt, "cached_tokens"), _count(inside_prompt, "cache_write_tokens")
-        reasoning = _count(inside_completion, "reasoning_tokens")
+    if prompt > 0 and completion >= 0 and inside_prompt is None and inside_completion is None:
+        return ExactUsage(Tokens(prompt, 0, 0, completion, 0))  # the usual case: no class is inside another
+    cached, written = _count(inside_prompt, "cached_tokens"), _count(inside_prompt, "cache_write_tokens")
+    reasoning = _count(inside_completion, "reasoning_tokens")
     if min(prompt, completion, cached, written, reasoning) < 0:
         return "the usage of the answer is no count of tokens"
     if has_input and prompt == 0:
@@ -81,14 +81,10 @@ def read_usage(usage: object, *, has_input: bool = True) -> ExactUsage | str:
 
 def _count(holder: object, name: str) -> int:
     """A count of tokens; 0 when it is not there; -1 when it is nonsense."""
-    if holder is None:
-        return 0
-    value: Any = holder.get(name) if isinstance(holder, dict) else -1
-    if value is None:
-        return 0
-    if type(value) is not int or not 0 <= value <= _ABSURD_TOKENS:  # a bool is no count
-        return -1
-    return value
+    value: Any = holder.get(name) if isinstance(holder, dict) else holder and -1
+    if type(value) is int and 0 <= value <= _ABSURD_TOKENS:  # a bool is no count
+        return value
+    return 0 if value is None else -1
 
 
 #: Bytes of English text per token in common tokenisers are about four; three leans to the safe side.

@@ -1,6 +1,5 @@
 """Anthropic's Messages API: ``POST <base_url>/v1/messages``, chat only; `base_url` is ``https://api.anthropic.com``."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -11,7 +10,8 @@ from routing.adapters.anthropic_convert import from_anthropic, to_anthropic
 from routing.adapters.anthropic_stream import StreamConverter
 from routing.adapters.failures import refusal
 from routing.adapters.http import EventSource, HttpClient, HttpRequest, Reply, broken
-from routing.adapters.openai_wire import JSON_HEADERS, call_lines, provider_request_id, read_object
+from routing.adapters.http_events import Drained, Take
+from routing.adapters.openai_wire import JSON_HEADERS, call_lines, read_object
 from routing.errors import FailureKind, UpstreamError
 from routing.model import Endpoint
 from routing.upstream import UpstreamAnswer, UpstreamCall
@@ -40,7 +40,7 @@ class Anthropic:
         reply = await self._http.post(self._request(call, _convert(call), streaming=False))
         message = read_object(reply, self._clock)
         answer = from_anthropic(message, self._clock.now_ms() // 1000)
-        return UpstreamAnswer(answer, provider_request_id(reply.headers, answer))
+        return UpstreamAnswer(answer)
 
     async def open_stream(self, call: UpstreamCall) -> "AnthropicStream":
         """See `Upstream.open_stream`."""
@@ -70,16 +70,24 @@ class AnthropicStream:
         self._source = source
         self._converter = converter
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """OpenAI's chunks; see `UpstreamStream.events`."""
-        while (payloads := await self._source.next_payloads()) is not None:
-            for payload in payloads:
-                for chunk in self._converter.feed(payload):
-                    yield orjson.dumps(chunk)
-                if self._converter.ended:
-                    self._source.finish()
-                    return
-        raise broken("the stream ended without its end mark")
+    async def pour(self, take: Take, drained: Drained) -> None:
+        """OpenAI's chunks; see `UpstreamStream.pour`."""
+
+        def convert(payloads: list[bytes]) -> bool:
+            chunks: list[bytes] = []
+            try:
+                for payload in payloads:
+                    chunks += map(orjson.dumps, self._converter.feed(payload))
+                    if self._converter.ended:
+                        self._source.finish()
+                        break
+            finally:
+                more = take(chunks) if chunks else True
+            return more
+
+        await self._source.pour(convert, drained)
+        if not self._converter.ended:
+            raise broken("the stream ended without its end mark")
 
     async def close(self) -> None:
         """Drop the connection, unless the stream has ended."""

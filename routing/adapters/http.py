@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from routing.adapters.http_connect import Addresses
@@ -85,23 +85,21 @@ class HttpClient:
         """
         return self._origin.head(path, headers, streaming=streaming)
 
-    async def post(self, request: HttpRequest) -> Reply:
+    def post(self, request: HttpRequest) -> Coroutine[Any, Any, Reply]:
         """Send and read the whole answer, whatever its status.
 
         Raises:
             UpstreamError: NOT_SENT, TIMEOUT or BROKEN.
         """
-        reply: Reply = await self._respond(request, False)
-        return reply
+        return self._respond(request, False)
 
-    async def open(self, request: HttpRequest) -> Reply | EventSource:
+    def open(self, request: HttpRequest) -> Coroutine[Any, Any, Reply | EventSource]:
         """Send and read up to the headers: a stream for a 2xx, a reply for any other status.
 
         Raises:
             UpstreamError: NOT_SENT, TIMEOUT or BROKEN.
         """
-        got: Reply | EventSource = await self._respond(request, True)
-        return got
+        return self._respond(request, True)
 
     async def close(self) -> None:
         """Drop all connections."""

@@ -8,7 +8,6 @@ Source: https://docs.litellm.ai/docs/completion/input and https://docs.litellm.a
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -16,6 +15,7 @@ import orjson
 from core.errors import ConfigError
 from routing.adapters.failures import clean_message, kind_of
 from routing.adapters.http import broken
+from routing.adapters.http_events import Drained, Take
 from routing.errors import FailureKind, UpstreamError
 from routing.model import Endpoint
 from routing.upstream import UpstreamAnswer, UpstreamCall
@@ -42,9 +42,7 @@ class LiteLLM:
 
     async def send(self, call: UpstreamCall) -> UpstreamAnswer:
         """See `Upstream.send`; also raises ConfigError if the SDK is not installed."""
-        body = as_object(await self._ask(call, {}))
-        own_id = body.get("id")
-        return UpstreamAnswer(body, own_id if isinstance(own_id, str) else None)
+        return UpstreamAnswer(as_object(await self._ask(call, {})))
 
     async def open_stream(self, call: UpstreamCall) -> "LiteLLMStream":
         """See `Upstream.open_stream`; also raises ConfigError if the SDK is not installed."""
@@ -92,13 +90,14 @@ class LiteLLMStream:
         self._chunks = chunks
         self._timeout_s = timeout_s
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """OpenAI's chunks; see `UpstreamStream.events`."""
+    async def pour(self, take: Take, drained: Drained) -> None:
+        """OpenAI's chunks; see `UpstreamStream.pour`."""
         finished = False
         iterator = aiter(self._chunks)
         while (chunk := await self._next(iterator)) is not None:
             finished = finished or any(choice.get("finish_reason") for choice in chunk.get("choices") or ())
-            yield orjson.dumps(chunk)
+            if not take([orjson.dumps(chunk)]):
+                await drained()
         if not finished:
             raise broken("the stream ended before the answer did")
 

@@ -1,7 +1,7 @@
 """What providers with OpenAI's shapes have in common: answers, streams, and fields that not every model takes."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -10,6 +10,7 @@ from core.clock import Clock
 from core.ids import id_to_uuid
 from routing.adapters.failures import clean_message, read_vendor_error, refusal
 from routing.adapters.http import EventSource, Reply, broken, header_lines
+from routing.adapters.http_events import Drained, Take
 from routing.adapters.sse import DONE
 from routing.errors import UpstreamError
 from routing.upstream import UpstreamAnswer, UpstreamCall
@@ -26,7 +27,6 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 STREAMING_FIELDS = {"stream_options": {"include_usage": True}}
 #: How a 400 names a field that it does not take, other than by the field's name.
 _ALSO_NAMED = {"stream_options": (b"stream_options", b"include_usage")}
-_OWN_ID = re.compile(r"[a-z]+_([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -43,11 +43,10 @@ def call_lines(call: UpstreamCall, *, id_header: str | None = None) -> bytes:
     id_header: what the provider calls the attempt's id, if it wants it.
     """
     own_id = call.attempt_id
-    found = _OWN_ID.fullmatch(own_id)
-    # The same as `id_to_uuid`, without a UUID in between, for ids that are written as ours are.
-    lines = f"Helicone-Request-Id: {'-'.join(found.groups()) if found else id_to_uuid(own_id)}\r\n"
+    lines = f"Helicone-Request-Id: {id_to_uuid(own_id)}\r\n"
     if id_header:
-        lines += f"{id_header}: {own_id}\r\n" if found else header_lines({id_header: own_id}).decode("latin-1")
+        ours = own_id.isascii() and own_id.replace("_", "").isalnum()
+        lines += f"{id_header}: {own_id}\r\n" if ours else header_lines({id_header: own_id}).decode("latin-1")
     if call.traceparent and _TRACEPARENT.fullmatch(call.traceparent):
         lines += f"traceparent: {call.traceparent}\r\n"
     return lines.encode("latin-1")
@@ -121,13 +120,7 @@ def read_answer(reply: Reply, clock: Clock) -> UpstreamAnswer:
     body = read_object(reply, clock)
     if not ("choices" in body or "data" in body) and (body.get("error") or body.get("error_code")):
         raise _error_inside(reply.body)
-    return UpstreamAnswer(body, provider_request_id(reply.headers, body))
-
-
-def provider_request_id(headers: Mapping[str, str], body: Mapping[str, Any]) -> str | None:
-    """The provider's id: ``x-request-id`` (Databricks, OpenAI), ``request-id`` (Anthropic), or the answer's own."""
-    own = body.get("id")
-    return headers.get("x-request-id") or headers.get("request-id") or (own if isinstance(own, str) else None)
+    return UpstreamAnswer(body, reply.body)
 
 
 class OpenAIStream:
@@ -136,17 +129,28 @@ class OpenAIStream:
     def __init__(self, source: EventSource) -> None:
         self._source = source
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """The chunks; see `UpstreamStream.events`."""
-        while (payloads := await self._source.next_payloads()) is not None:
-            for payload in payloads:
+    async def pour(self, take: Take, drained: Drained) -> None:
+        """The chunks; see `UpstreamStream.pour`."""
+        ended = False
+
+        def sift(payloads: list[bytes]) -> bool:
+            nonlocal ended
+            for number, payload in enumerate(payloads):
                 if len(payload) < _DONE_BYTES and payload.strip() == DONE:
+                    ended = True
                     self._source.finish()
-                    return
-                if payload.startswith((b'{"error', b'{ "error')):
+                elif payload.startswith((b'{"error', b'{ "error')):
+                    if number:
+                        take(payloads[:number])
                     raise _error_inside(payload)
-                yield payload
-        raise broken("the stream ended without its end mark")
+                else:
+                    continue
+                return take(payloads[:number]) if number else True
+            return take(payloads)
+
+        await self._source.pour(sift, drained)
+        if not ended:
+            raise broken("the stream ended without its end mark")
 
     async def close(self) -> None:
         """Drop the connection, unless the stream has ended."""

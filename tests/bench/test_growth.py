@@ -27,7 +27,8 @@ from core.scope import Chain, Scope
 from gateway.auth import Authenticator
 from gateway.call import Call
 from gateway.chat import OpenedStream
-from gateway.connection import Connection, HotCycle, connections
+from gateway.connection import Connection, connections
+from gateway.cycle import HotCycle
 from gateway.planner import Planner
 from routing.health import Health
 from routing.routes_file import default_routes_text, load_routes

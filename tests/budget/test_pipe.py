@@ -76,7 +76,11 @@ async def playing(options: str = "socket_timeout=0.3&socket_connect_timeout=0.3"
 
 
 def ask(pipe: Pipe, word: str, read: Callable[[list[Any]], Any] = lambda reply: reply[0]) -> "asyncio.Future[Any]":
-    return pipe.call(SCRIPT, ["sg:{t}:k"], [word], read)
+    return pipe.call(SCRIPT, SCRIPT.command(["sg:{t}:k"], [word]), read)
+
+
+def run(pipe: Pipe, script: Script, keys: list[str], args: list[str | bytes]) -> "asyncio.Future[Any]":
+    return pipe.call(script, script.command(keys, args), lambda reply: reply)
 
 
 async def test_what_is_asked_in_one_turn_leaves_in_one_write_and_is_answered_in_order() -> None:
@@ -275,11 +279,11 @@ async def test_the_password_and_the_database_are_said_first(guarded: RunningServ
     client = connect(f"redis://:p%40%2Fw@127.0.0.1:{guarded.port}/3")
     try:
         pipe = Pipe(client, "k")
-        assert await pipe.call(Echo(), ["k"], ["v"], lambda reply: reply) == [b"k", b"v"]
+        assert await run(pipe, Echo(), ["k"], ["v"]) == [b"k", b"v"]
         count = Script("budget", "agree")
         count.text = "#!lua\nredis.call('SET', KEYS[1], ARGV[1]) return {1}"
         count.sha = "1" * 40
-        await pipe.call(count, ["mine"], ["v"], lambda reply: reply)
+        await run(pipe, count, ["mine"], ["v"])
         assert await client.get("mine") == b"v", "in the same database"
     finally:
         await close(client)
@@ -289,7 +293,7 @@ async def test_a_wrong_password_is_told_without_it(guarded: RunningServer) -> No
     client = connect(f"redis://:wrong-secret@127.0.0.1:{guarded.port}")
     try:
         with pytest.raises(StoreUnavailable) as raised:
-            await Pipe(client, "k").call(Echo(), ["k"], ["v"], lambda reply: reply)
+            await run(Pipe(client, "k"), Echo(), ["k"], ["v"])
         assert "wrong-secret" not in str(raised.value) and "password" in str(raised.value)
     finally:
         await close(client)
@@ -299,7 +303,7 @@ async def test_the_primary_is_found_and_found_anew() -> None:
     with running_sentinel() as sentinel:
         client = connect(sentinel.url)
         try:
-            assert await Pipe(client, "k").call(Echo(), ["k"], ["v"], lambda reply: reply) == [b"k", b"v"]
+            assert await run(Pipe(client, "k"), Echo(), ["k"], ["v"]) == [b"k", b"v"]
         finally:
             await close(client)
 
@@ -310,7 +314,7 @@ async def test_the_primary_of_a_slot_that_died_is_looked_for_anew() -> None:
         try:
             pipe = Pipe(client, "sg:{one}:x")
             key = "sg:{one}:a"
-            await pipe.call(Echo(), [key], ["v"], lambda reply: reply)
+            await run(pipe, Echo(), [key], ["v"])
             assert isinstance(client, RedisCluster)
             slot, (_, port) = client.keyslot(key), await find_primary(client, key)
             dead = next(n for n in cluster.nodes if n.port == port)
@@ -321,11 +325,11 @@ async def test_the_primary_of_a_slot_that_died_is_looked_for_anew() -> None:
                     plain.execute_command("CONFIG", "SET", "cluster-require-full-coverage", "no")
                     plain.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id_of(others[0]))
             with contextlib.suppress(StoreUnavailable):  # on the old connection, or to the old address
-                await pipe.call(Echo(), [key], ["v"], lambda reply: reply)
+                await run(pipe, Echo(), [key], ["v"])
             async with asyncio.timeout(20):
                 while True:
                     with contextlib.suppress(StoreUnavailable):
-                        assert await pipe.call(Echo(), [key], ["w"], lambda reply: reply) == [key.encode(), b"w"]
+                        assert await run(pipe, Echo(), [key], ["w"]) == [key.encode(), b"w"]
                         break
         finally:
             await close(client)
@@ -342,10 +346,10 @@ async def test_a_cluster_is_followed() -> None:
         client = connect(cluster.url)
         try:
             pipe = Pipe(client, "sg:{one}:x")
-            assert await pipe.call(Echo(), ["sg:{one}:a"], ["v"], lambda reply: reply) == [b"sg:{one}:a", b"v"]
+            assert await run(pipe, Echo(), ["sg:{one}:a"], ["v"]) == [b"sg:{one}:a", b"v"]
             # A slot of another node: the answer is MOVED, and the way there is redis-py's.
             for slot in ("two", "three", "four", "five"):
                 key = f"sg:{{{slot}}}:a"
-                assert await pipe.call(Echo(), [key], ["v"], lambda reply: reply) == [key.encode(), b"v"]
+                assert await run(pipe, Echo(), [key], ["v"]) == [key.encode(), b"v"]
         finally:
             await close(client)

@@ -81,8 +81,8 @@ async def test_what_was_settled_here_is_remembered_for_a_rebuild(worker: Worker)
 async def test_a_hold_that_was_given_up_can_still_be_settled(worker: Worker) -> None:
     first, second = await worker.hold("h0"), await worker.hold("h1")
     for admission in (first, second):
-        with worker.service.ended(admission):
-            assert admission.hold.id in worker.service.open_holds
+        assert admission.hold.id in worker.service.open_holds
+        worker.service.let_go(admission)
         assert admission.hold.id not in worker.service.open_holds
     await worker.settle(first, 7)
     assert await hand_over(worker, second, 5)

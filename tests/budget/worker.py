@@ -51,7 +51,8 @@ class Worker:
 
     async def try_hold(self, hold_id: str, *candidates: Candidate) -> Admission | Refused:
         def plan(now_ms: int) -> Plan:
-            return Plan(self.book.accounts([BOT, TEAM], now_ms), candidates)
+            accounts = self.book.accounts([BOT, TEAM], now_ms)
+            return Plan(accounts, tuple(a.id for a in accounts), candidates)
 
         return await self.service.reserve(plan, hold_id=hold_id, detail=b'{"x":1}')
 

@@ -237,7 +237,8 @@ async def test_a_reserve_that_arrives_after_its_caller_gave_up_holds_nothing(
     service = BudgetService(broken_store, book, clock, RandomIds(clock), refresh, "worker")
 
     def plan(now_ms: int) -> Plan:
-        return Plan(book.accounts([Scope("agent", "bot")], now_ms), (fixed(50),))
+        accounts = book.accounts([Scope("agent", "bot")], now_ms)
+        return Plan(accounts, tuple(a.id for a in accounts), (fixed(50),))
 
     os.kill(server.process.pid, signal.SIGSTOP)
     try:

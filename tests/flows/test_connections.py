@@ -125,3 +125,33 @@ def test_a_connection_goes_on_after_a_refusal(gateway: RunningGateway) -> None:
     wrong = request(gateway, "Content-Length: 2", body=b"{}")
     (refused, _), (served, _) = exchange(gateway, wrong + closing(gateway))
     assert (refused, served) == (400, 200)
+
+
+def test_a_head_that_comes_again_is_the_same_call_again(gateway: RunningGateway) -> None:
+    other = json.dumps({"model": "dbrx", "messages": [{"role": "user", "content": "y" * 50}], "max_tokens": 7}).encode()
+    longer = request(gateway, f"Content-Length: {len(other)}", body=other)
+    bad = request(gateway, "Content-Length: 4", body=b"oops")
+    in_two = sized(gateway)
+    pieces = [sized(gateway), longer, bad, in_two[:-3], in_two[-3:], sized(gateway) * 2, longer, closing(gateway)]
+    got = exchange(gateway, *pieces, gap_s=0.3)
+    assert [status for status, _ in got] == [200, 200, 400, 200, 200, 200, 200, 200]
+    asked = [json.loads(body)["usage"]["prompt_tokens"] for status, body in got if status == 200]
+    assert asked[0] < asked[1] == asked[5] and len({asked[n] for n in (0, 2, 3, 4, 6)}) == 1
+    assert_books_are_right(gateway)
+
+
+def test_a_key_that_was_taken_away_is_not_known_by_its_head(gateway: RunningGateway) -> None:
+    made = gateway.request("POST", "/api/keys", {"name": "short", "mayName": ["agent:*"]}, key="admin").json
+    raw = sized(gateway, "X-Budget-Scopes: agent:a").replace(gateway.agent_key.encode(), made["key"].encode())
+    url = urlsplit(gateway.url)
+    with socket.create_connection((url.hostname, url.port), timeout=20) as sock:
+        statuses = []
+        for _ in range(3):
+            sock.sendall(raw)
+            statuses += [status for status, _ in answers(sock.recv(65536))]
+        assert gateway.request("DELETE", f"/api/keys/{made['id']}", key="admin").status == 204
+        deadline_s = time.monotonic() + 5  # in force in every worker within a second
+        while statuses[-1] == 200 and time.monotonic() < deadline_s:
+            sock.sendall(raw)
+            statuses += [status for status, _ in answers(sock.recv(65536))]
+    assert statuses[:3] == [200] * 3 and statuses[-1] == 401

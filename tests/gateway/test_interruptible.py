@@ -13,6 +13,7 @@ class Caller:
 
     def __init__(self) -> None:
         self.gone = False
+        self.task: asyncio.Task[object] | None = None
         self.on_leave: Callable[[], None] | None = None
 
     def leave(self) -> None:

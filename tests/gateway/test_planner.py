@@ -41,8 +41,8 @@ def shown(plan) -> list[tuple[str, str]]:
 
 
 def test_without_rules_the_routes_fallbacks_are_the_downgrade() -> None:
-    plan, skipped = planner(budget()).plan(call(), NOW_MS)
-    assert shown(plan) == [(DBRX, "0"), (MIXTRAL, "1")] and skipped == []
+    plan, shape = planner(budget()).plan(call(), NOW_MS)
+    assert shown(plan) == [(DBRX, "0"), (MIXTRAL, "1")] and shape.skipped == []
 
 
 def test_a_budget_that_never_downgrades_is_content_with_the_primary() -> None:
@@ -87,8 +87,8 @@ def test_a_model_whose_circuit_is_open_is_left_out_and_named() -> None:
     plans = planner(budget(downgrade=()))
     for _ in range(5):
         plans.health.failed(DBRX, UpstreamError(FailureKind.UNAVAILABLE, "x"))
-    plan, skipped = plans.plan(call(), NOW_MS)
-    assert shown(plan) == [(MIXTRAL, "1")] and skipped == [DBRX]
+    plan, shape = plans.plan(call(), NOW_MS)
+    assert shown(plan) == [(MIXTRAL, "1")] and shape.skipped == [DBRX]
     for _ in range(5):
         plans.health.failed(MIXTRAL, UpstreamError(FailureKind.UNAVAILABLE, "x"))
     with pytest.raises(NoUpstream, match=DBRX):

@@ -14,6 +14,7 @@ from routing.errors import FailureKind, UpstreamError
 from routing.model import Endpoint, Model
 from routing.upstream import UpstreamCall
 from tests.support.simulated import Simulated, running_simulator
+from tests.support.streams import payloads_of
 
 DBRX = Model("databricks-dbrx-instruct", "databricks", "databricks-dbrx-instruct")
 GTE = Model("databricks-gte-large-en", "databricks", "databricks-gte-large-en", kind="embedding")
@@ -61,7 +62,7 @@ async def stream(adapter: Databricks, call: UpstreamCall) -> tuple[list[Any], Up
     opened = await adapter.open_stream(call)
     chunks, failure = [], None
     try:
-        async for payload in opened.events():
+        async for payload in payloads_of(opened):
             chunks.append(orjson.loads(payload))
     except UpstreamError as error:
         failure = error
@@ -142,7 +143,7 @@ async def test_closing_a_stream_stops_its_bill(simulator: Simulated, adapter: Da
     simulator.change_model(DBRX.name, output_tokens=4000, chunk_delay_ms=5)
     try:
         opened = await adapter.open_stream(asked(body={"messages": [{"role": "user", "content": "x"}]}))
-        assert await anext(opened.events())
+        assert await anext(payloads_of(opened))
         await opened.close()
         await asyncio.to_thread(simulator.wait_idle)
         assert simulator.bill()["models"][DBRX.name]["completion_tokens"] < 400

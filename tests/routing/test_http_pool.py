@@ -13,6 +13,7 @@ from routing.adapters.http_connect import Addresses
 from routing.adapters.http_events import MAX_UNREAD_BYTES
 from routing.errors import FailureKind, UpstreamError
 from tests.routing.wire import OK, STREAM, client_of, open_stream, post, raw_server, says, until
+from tests.support.streams import Pulled, count_of, first_of, never
 
 ANSWER = OK + b"Content-Length: 2\r\n\r\n{}"
 
@@ -301,10 +302,7 @@ async def test_a_slow_reader_stops_a_fast_server() -> None:
         assert sent < total  # the rest waits in the server
         # One piece of the socket may come after the limit is reached.
         assert sum(map(len, source._ready)) <= MAX_UNREAD_BYTES + 2 * 256 * 1024
-        count = 0
-        while (payloads := await source.next_payloads()) is not None:
-            count += len(payloads)
-        assert count == total
+        assert await count_of(source) == total
         source.finish()
         assert len(client._idle) == 1
 
@@ -328,23 +326,24 @@ async def test_a_reader_that_is_cancelled_drops_the_stream() -> None:
     async with raw_server(says(STREAM)) as server, client_of(server.port) as client:
         source = await open_stream(client)
         assert isinstance(source, EventSource)
-        reading = asyncio.create_task(source.next_payloads())
+        reading = asyncio.create_task(source.pour(lambda _: True, never))
         await asyncio.sleep(0.01)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
         await until(lambda: not client._all, within_s=1)
         with pytest.raises(UpstreamError):
-            await source.next_payloads()
+            await source.pour(lambda _: True, never)
 
 
 async def test_what_came_before_a_break_is_given_out_first() -> None:
     async with raw_server(says(STREAM + b"9\r\ndata: 1\n\n\r\nzz\r\n")) as server, client_of(server.port) as client:
         source = await open_stream(client)
         assert isinstance(source, EventSource)
-        assert await source.next_payloads() == [b"1"]
+        pulled = Pulled(source)
+        assert await pulled.next() == [b"1"]
         with pytest.raises(UpstreamError) as caught:
-            await source.next_payloads()
+            await pulled.next()
         assert caught.value.kind is FailureKind.BROKEN
 
 
@@ -356,7 +355,7 @@ async def test_a_stream_that_goes_on_after_its_end_mark_is_dropped() -> None:
     ):
         source = await open_stream(c)
         assert isinstance(source, EventSource)
-        await source.next_payloads()
+        await first_of(source)
         source.finish()
         assert len(c._draining) == 1
         await until(lambda: not c._all)
@@ -368,7 +367,7 @@ async def test_a_stream_that_does_not_end_after_its_end_mark_is_dropped(monkeypa
     async with raw_server(says(STREAM + b"e\r\ndata: [DONE]\n\n\r\n")) as server, client_of(server.port) as client:
         source = await open_stream(client)
         assert isinstance(source, EventSource)
-        await source.next_payloads()
+        await first_of(source)
         source.finish()
         await until(lambda: server.gone == 1, within_s=1)
         assert not client._draining

@@ -13,6 +13,7 @@ from routing.adapters.http import EventSource, header_lines
 from routing.adapters.http_head import Origin
 from routing.errors import FailureKind, UpstreamError
 from tests.routing.wire import OK, STREAM, client_of, open_stream, post, raw_server, says
+from tests.support.streams import Pulled
 
 BODY = b"Content-Length: 2\r\n\r\n{}"
 CHUNKED = b"2\r\n{}\r\n0\r\n\r\n"
@@ -276,7 +277,8 @@ async def test_a_stream_that_is_compressed_all_the_same() -> None:
     async with raw_server(says(head, *pieces, b"0\r\n\r\n")) as server, client_of(server.port) as client:
         source = await open_stream(client)
         assert isinstance(source, EventSource)
-        assert [await source.next_payloads() for _ in range(3)] == [[b"1"], [b"2"], None]
+        pulled = Pulled(source)
+        assert [await pulled.next() for _ in range(3)] == [[b"1"], [b"2"], None]
 
 
 async def test_a_compressed_flood_in_a_stream_is_broken() -> None:
@@ -286,5 +288,5 @@ async def test_a_compressed_flood_in_a_stream_is_broken() -> None:
         source = await open_stream(client)
         assert isinstance(source, EventSource)
         with pytest.raises(UpstreamError) as caught:
-            await source.next_payloads()
+            await Pulled(source).next()
     assert caught.value.kind is FailureKind.BROKEN

@@ -16,6 +16,7 @@ from routing.upstream import UpstreamCall
 from simulator.faults import FaultKind
 from telemetry.usage import ExactUsage, read_usage
 from tests.support.simulated import Simulated, running_simulator
+from tests.support.streams import payloads_of
 
 DBRX = Model("databricks-dbrx-instruct", "databricks", "databricks-dbrx-instruct")
 IDS = RandomIds(SystemClock())
@@ -63,7 +64,7 @@ async def outcome(adapter: Databricks, call: UpstreamCall, stream: bool) -> tupl
             return (await adapter.send(call)).body.get("usage"), None
         opened = await adapter.open_stream(call)
         try:
-            async for payload in opened.events():
+            async for payload in payloads_of(opened):
                 with contextlib.suppress(orjson.JSONDecodeError):  # garbage passes as it comes
                     usage = orjson.loads(payload).get("usage") or usage
         finally:
@@ -177,7 +178,7 @@ async def test_a_tool_is_called(adapter: Databricks) -> None:
 
 async def test_a_tool_is_called_in_a_stream(adapter: Databricks) -> None:
     opened = await adapter.open_stream(asked(tools=TOOLS, tool_choice="required"))
-    chunks = [orjson.loads(payload) async for payload in opened.events()]
+    chunks = [orjson.loads(payload) async for payload in payloads_of(opened)]
     await opened.close()
     pieces = [p for c in chunks for ch in c["choices"] for p in ch["delta"].get("tool_calls", ())]
     assert pieces[0]["function"]["name"] == "look_up"

@@ -13,6 +13,7 @@ from routing.adapters.openai_wire import OpenAIStream
 from routing.adapters.sse import EventDecoder, EventTooLarge
 from routing.errors import FailureKind, UpstreamError
 from tests.routing.servers import ATTEMPT, Request, Server, call, endpoint, serving
+from tests.support.streams import payloads_of
 
 Handler = Callable[[Request], Awaitable[None]]
 
@@ -28,7 +29,7 @@ async def collect(handler: Handler, **changes: Any) -> tuple[list[Any], Upstream
         adapter, stream = await opened(server, **changes)
         events, failure = [], None
         try:
-            async for payload in stream.events():
+            async for payload in payloads_of(stream):
                 events.append(orjson.loads(payload))
         except UpstreamError as error:
             failure = error
@@ -52,7 +53,7 @@ async def test_events_pass_as_they_come() -> None:
     async with serving(handler) as server:
         adapter, stream = await opened(server)
         numbers = []
-        async for payload in stream.events():
+        async for payload in payloads_of(stream):
             numbers.append(orjson.loads(payload)["n"])
             taken.release()
         await adapter.close()
@@ -76,7 +77,7 @@ async def test_the_connection_is_used_again_after_the_end_mark() -> None:
         adapter = OpenAICompatible(endpoint(server.url), SystemClock())
         for _ in range(3):
             stream = await adapter.open_stream(call())
-            assert [p async for p in stream.events()] == [b"{}"]
+            assert [p async for p in payloads_of(stream)] == [b"{}"]
             await stream.close()
             async with asyncio.timeout(1):
                 while adapter._http._draining:
@@ -96,7 +97,7 @@ async def test_closing_drops_the_connection_at_once() -> None:
 
     async with serving(handler) as server:
         adapter, stream = await opened(server)
-        events = stream.events()
+        events = payloads_of(stream)
         assert await anext(events) == b"{}"
         await stream.close()
         async with asyncio.timeout(1):

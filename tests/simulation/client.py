@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from gateway.heads import RequestHead
 from gateway.http import Headers, Message
 from tests.simulation.catalog import BIG, KEY_TEXT, MID, SMALL
 from tests.simulation.loop import SimLoop
@@ -45,23 +46,23 @@ class Client:
     replayed: bool = False
     gone_s: float | None = None
     task: "asyncio.Task[Any] | None" = None
-    path: str = ""
-    raw_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    head: RequestHead = field(init=False)
     gone: bool = False
     on_leave: Callable[[], None] | None = None
 
     def ask(self, worker: SimWorker) -> None:
         """Send the request to a worker."""
-        self.raw, self.path = orjson.dumps(self.wish.body), self.wish.path
+        self.raw = orjson.dumps(self.wish.body)
         headers = {"authorization": f"Bearer {KEY_TEXT}", "content-length": str(len(self.raw))}
         if self.wish.scope:
             headers["x-budget-scopes"] = self.wish.scope
         if self.wish.idempotency_key:
             headers["idempotency-key"] = self.wish.idempotency_key
-        self.raw_headers = [(k.encode(), v.encode()) for k, v in headers.items()]
-        surface = worker.hot.surface(self.path)
+        surface = worker.hot.surface(self.wish.path)
         assert surface is not None
-        self.task = worker.spawn(worker.hot.serve(surface, self))
+        pairs = [(k.encode(), v.encode()) for k, v in headers.items()]
+        self.head = RequestHead(surface, self.wish.path, pairs)
+        self.task = worker.spawn(worker.hot.serve(self))
         worker.requests.append(self.task)
         if self.wish.leave_after_s is not None:
             self.loop.call_later(self.wish.leave_after_s, self.leave, context=self.loop.outside)
@@ -96,6 +97,11 @@ class Client:
         """A piece of it."""
         self._hear()
         self.body += data
+
+    @property
+    def full(self) -> bool:
+        """It reads at its pace."""
+        return self.wish.slow_s > 0
 
     async def drained(self) -> None:
         """It reads at its pace."""

@@ -5,7 +5,7 @@ A token is four bytes of text. It generates no more than `max_tokens`, unless th
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -222,8 +222,10 @@ class SimStream:
         """The connection ended with its process."""
         return self._owner is not None and self._owner.dead
 
-    def events(self) -> AsyncIterator[bytes]:
-        return self
+    async def pour(self, take: Callable[[list[bytes]], bool], drained: Callable[[], Awaitable[object]]) -> None:
+        async for payload in self:
+            if not take([payload]):
+                await drained()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

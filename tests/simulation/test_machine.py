@@ -201,7 +201,7 @@ class Life(RuleBasedStateMachine):
         def plan(now_ms: int) -> Plan:
             accounts: tuple[AccountTerms, ...] = worker.book.accounts(chain, now_ms)
             rows = [(b, p, t, f, m.ljust(len(accounts), "1")[: len(accounts)]) for b, p, t, f, m in options]
-            return Plan(accounts, tuple(Candidate("m", *row) for row in rows))
+            return Plan(accounts, tuple(a.id for a in accounts), tuple(Candidate("m", *row) for row in rows))
 
         hold_id = self.ids.new("hld")
         try:

@@ -99,8 +99,14 @@ def _wrap_upstream() -> None:
 
     _wrap(HttpClient, "post", lambda *_: "send")
     _wrap(HttpClient, "open", lambda *_: "open")
-    _wrap(EventSource, "next_payloads", lambda *_: "chunk")
-    respond = HttpClient._respond
+    feed, respond = EventSource.feed, HttpClient._respond
+
+    def dying_feed(self: EventSource, piece: bytes) -> None:
+        _reach("before-chunk")
+        feed(self, piece)
+        _reach("after-chunk")
+
+    _replace(EventSource, "feed", dying_feed)
 
     async def dying_respond(self: HttpClient, *args: Any) -> Any:
         """Can be killed at any time while it waits: a test that has seen the request arrive does so."""

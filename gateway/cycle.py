@@ -1,0 +1,170 @@
+"""One request on a hot route and its answer: a `gateway.http.Exchange`, and what uvicorn knows as a cycle."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from gateway.heads import RequestHead
+from gateway.http import Headers, Message, header_lines
+
+if TYPE_CHECKING:
+    from gateway.connection import Connection
+
+log = logging.getLogger("spendgate.gateway")
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HotCycle:
+    """A request that goes from the parser to `HotRoutes.serve` and its answer from there to the socket.
+
+    uvicorn's protocol looks at `body`, `more_body`, `keep_alive`, `disconnected`, `response_complete` and
+    `message_event`, which it sets when something has come: the cycle is its own event.
+
+    waits_for_100: the client sends its body once it is told to.
+    """
+
+    __slots__ = (
+        "_connection", "_news", "_pieces", "_started", "body", "disconnected", "gone", "head", "keep_alive",
+        "more_body", "on_leave", "response_complete", "task", "waits_for_100",
+    )  # fmt: skip
+
+    def __init__(self, connection: "Connection", head: RequestHead, body: bytes | None, keep_alive: bool) -> None:
+        """body: as a whole; None: it is still coming."""
+        self.head = head
+        self.body: bytes | bytearray = bytearray() if body is None else body
+        self.more_body = body is None
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self.waits_for_100 = False
+        self.gone = False
+        self.on_leave: Callable[[], None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._connection = connection
+        self._news: asyncio.Future[None] | None = None
+        self._pieces: list[bytes] = []
+        self._started = False
+
+    @property
+    def message_event(self) -> "HotCycle":
+        """What uvicorn sets."""
+        return self
+
+    def set(self) -> None:
+        """More of the body has come, or the client has gone."""
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def run(self) -> None:
+        """Serve it; the connection makes a task of this."""
+        connection = self._connection
+        connection.serving = self
+        try:
+            assert connection.hot is not None
+            await connection.hot.serve(self)
+        except asyncio.CancelledError:
+            connection.transport.close()
+            raise
+        except BaseException:
+            log.exception("a call ended with an error that is not the client's")
+            if self._started:
+                connection.transport.close()
+            else:
+                self.answer(500, {"Connection": "close"}, b"")
+        finally:
+            connection.tasks.discard(self.task)
+
+    def leave(self) -> None:
+        """The client has gone away."""
+        self.gone = True
+        if self.on_leave is not None and not self.response_complete:
+            self.on_leave()
+
+    def whole_body(self) -> bytes | None:
+        """The body, if it has come to its end already; it is given out once."""
+        if self.more_body:
+            return None
+        body, self.body = bytes(self.body), b""  # an idle connection keeps its last cycle, but not this
+        return body
+
+    async def receive(self) -> Message:
+        """What comes next of the body, as an ASGI message."""
+        connection = self._connection
+        if self.waits_for_100 and not self.disconnected:
+            self.waits_for_100 = False
+            connection.transport.write(_CONTINUE)
+        if not self.disconnected and not self.response_complete:
+            connection.flow.resume_reading()
+            while not self.body and self.more_body and not self.disconnected:
+                self._news = connection.loop.create_future()
+                await self._news
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self.body = bytes(self.body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer."""
+        head, lines = self._head(status, headers), header_lines(headers)
+        self._send_last(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, lines, len(body), body))
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """The head of an answer in pieces."""
+        head, lines = self._head(status, headers), header_lines(headers)
+        self._send(b"%b%btransfer-encoding: chunked\r\n\r\n" % (head, lines))
+
+    def write(self, data: bytes) -> None:
+        """A piece of it; what comes in one turn of the loop goes out as one."""
+        if not self._pieces:
+            self._connection.loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    @property
+    def full(self) -> bool:
+        """The client has to take some of what was written before it is sent more."""
+        return self._connection.flow.write_paused and not self.gone
+
+    async def drained(self) -> None:
+        """Return once it has."""
+        if self.full:
+            await self._connection.flow.drain()
+
+    def end(self, data: bytes) -> None:
+        """The last piece."""
+        self._send_last(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+
+    def _flush(self) -> None:
+        if not self._pieces:  # the last piece has taken them along
+            return
+        data, self._pieces = b"".join(self._pieces), []
+        self._send(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def _head(self, status: int, headers: Headers) -> bytes:
+        head: bytes = STATUS_LINE[status] + self._connection.default_lines()
+        if "Connection" in headers:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            head += b"connection: close\r\n"
+        return head
+
+    def _send(self, data: bytes) -> None:
+        self._started = True
+        if not self.gone:
+            self._connection.transport.write(data)
+
+    def _send_last(self, data: bytes) -> None:
+        if self.response_complete:
+            return
+        self.response_complete = True
+        if self._pieces:
+            self._flush()
+        self._send(data)
+        self.set()
+        if not self.gone:
+            if not self.keep_alive:
+                self._connection.transport.close()
+            self._connection.on_response_complete()
