@@ -71,6 +71,8 @@ class Replayer:
         """What came of it."""
         found = self._found
         found.until_ms, found.took_ms = until_ms, took_ms
+        if until_ms is not None:
+            found.days = [day for day in found.days if day.start_ms <= until_ms]
         for day in found.days:
             found.actual.add(day.actual)
             found.simulated.add(day.simulated)

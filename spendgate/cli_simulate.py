@@ -220,6 +220,7 @@ def _with_deps(work: Callable[[Deps], Awaitable[T]]) -> T:
         url = settings.redis_url or running_url(settings.data_dir / "valkey")
         store = RedisBudgetStore(connect(url), namespace=settings.namespace)
         try:
+            await store.trust()
             return await work(_deps(settings, store, *catalog))
         finally:
             await store.close()

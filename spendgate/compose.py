@@ -199,7 +199,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     if settings.role is not Role.GATEWAY:
         ledger = LedgerClient(settings.data_dir, settings.namespace) if settings.ledger != OFF else None
         dry_runs = DryRuns(flow, keys, clock, snapshot.refresh)
-        replays = ReplayProcess() if ledger else None
+        replays = ReplayProcess(routes, prices) if ledger else None
         documents = CopiedDocuments(store)
         deps = Deps(
             store, documents, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger, dry_runs, replays

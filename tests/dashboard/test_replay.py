@@ -205,6 +205,7 @@ async def test_models_that_nobody_knows_any_more_stay_as_they_were(past: Past):
 async def test_it_stops_in_time_and_says_so(past: Past):
     for _ in range(3):
         past.call()
+        past.stream.now_ms += DAY_MS
 
     class Slow(StillClock):
         def monotonic_s(self) -> float:
@@ -213,6 +214,7 @@ async def test_it_stops_in_time_and_says_so(past: Past):
 
     found = await past.under(budget(1), clock=Slow(), most_s=0.5)
     assert found.until_ms == START_MS and found.read == 0 and found.simulated == Tally()
+    assert [day.start_ms for day in found.days] == [MIDNIGHT_MS], "of the days after that it says nothing"
 
 
 async def test_nothing_happened(past: Past):
