@@ -8,7 +8,7 @@ from typing import Any
 
 from core.errors import InvalidInput
 from core.values import value
-from ledger.columns import CHARGE_COLUMNS, Column, Kind
+from ledger.columns import CHARGE_COLUMNS, Kind
 from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, PastCallsAsk, SpendAsk
 
 #: Sums are kept by quarters of an hour: the days of every time zone consist of them.
@@ -72,12 +72,17 @@ def schema() -> str:
         ", ".join(f'"{name}" {kind}' for name, kind in template_columns(of_chains=of_chains).items())
         for of_chains in (False, True)
     )
-    columns = ", ".join(f'{_ROW_COLUMNS.get(c.name) or _shared(c)} AS "{c.name}"' for c in CHARGE_COLUMNS)
+    columns = _charge_columns(c.name for c in CHARGE_COLUMNS)
     return sql("schema").format(kinds=kinds, chains=chains, columns=columns)
 
 
-def _shared(column: Column) -> str:
-    return f'{"chain" if column.name in CHAIN_COLUMNS else "kind"}."{column.name}"'
+def _charge_columns(names: Iterable[str]) -> str:
+    """Columns of cost records from the three tables that they are kept in."""
+    return ", ".join(f'{_ROW_COLUMNS.get(name) or _shared(name)} AS "{name}"' for name in names)
+
+
+def _shared(name: str) -> str:
+    return f'{"chain" if name in CHAIN_COLUMNS else "kind"}."{name}"'
 
 
 @value
@@ -170,8 +175,21 @@ def past_calls(ask: PastCallsAsk) -> tuple[str, dict[str, Any]]:
     return sql("past_calls").format(key=key, where=where), parameters
 
 
-def conditions_on_charges(filters: Sequence[Filter]) -> tuple[str, dict[str, Any]]:
-    """Filters on single cost records, and their parameters.
+_AT = {"ChargePeriodStart": "start_ms", "x_RecordedAt": "recorded_ms"}
+_JOINS = "JOIN charge_kinds AS kind ON kind.id = record.kind JOIN charge_chains AS chain ON chain.id = record.chain"
+
+
+@value
+class ChargeQueries:
+    """How to read cost records in pages: `charge_counts.sql` and `charges.sql`, and the parameters of the filters."""
+
+    counts: str
+    page: str
+    parameters: dict[str, Any]
+
+
+def charge_queries(filters: Sequence[Filter], columns: Sequence[str], by: str) -> ChargeQueries:
+    """The queries for these columns, in the order of `by`.
 
     Raises:
         InvalidInput: a dimension is not known.
@@ -183,7 +201,9 @@ def conditions_on_charges(filters: Sequence[Filter]) -> tuple[str, dict[str, Any
         column = f'"{name}"' if name else f'json_extract_string("Tags", \'$."{wanted.dimension}"\')'
         where.append(_one_of(n, f"{column}::VARCHAR", wanted))
         parameters[f"f{n}"] = [v for v in wanted.values if v is not None]
-    return " AND ".join(where), parameters
+    parts = {"at": _AT[by], "joins": _JOINS if filters else "", "where": " AND ".join(where)}
+    page = sql("charges").format(columns=_charge_columns(columns), **parts)
+    return ChargeQueries(sql("charge_counts").format(**parts), page, parameters)
 
 
 #: The column of cost records that is a dimension.

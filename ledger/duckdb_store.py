@@ -7,6 +7,7 @@ file opens with the batch or without it. One process owns the file; another is t
 import contextlib
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import duckdb
 
 from core.errors import ConfigError
 from ledger.duckdb_append import EVENTS, Appender
-from ledger.duckdb_sql import conditions_on_calls, conditions_on_charges, parts_of, past_calls, schema, sql
+from ledger.duckdb_sql import charge_queries, conditions_on_calls, parts_of, past_calls, schema, sql
 from ledger.errors import LedgerUnavailable
 from ledger.ids import ALL_TIME, around, earliest_ms
 from ledger.model import Batch, CallRow, EventRow, Position
@@ -272,17 +273,22 @@ class DuckDbLedger:
         by: Literal["ChargePeriodStart", "x_RecordedAt"] = "ChargePeriodStart",
     ) -> Iterator[list[tuple[Any, ...]]]:
         """Cost records, in pieces, in the order of `by`."""
-        where, parameters = conditions_on_charges(filters)
-        names = ", ".join(f'"{name}"' for name in columns)
-        query = (
-            f'SELECT {names} FROM charges WHERE "{by}" >= make_timestamp_ms($start_ms) '
-            f'AND "{by}" < make_timestamp_ms($end_ms) AND {where} ORDER BY "{by}", "x_SourceRecordId"'
-        )
-        parameters |= {"start_ms": interval.start_ms, "end_ms": interval.end_ms}
-        with self._available(), self._db.cursor() as cursor:
-            cursor.execute(query, parameters)
-            while page := cursor.fetchmany(_PAGE):
-                yield page
+        ask = charge_queries(filters, columns, by)
+        interval_ms = {"start_ms": interval.start_ms, "end_ms": interval.end_ms}
+        bounds = deque(self._rows(ask.counts, ask.parameters | interval_ms | {"count": _PAGE}))
+        at = ask.parameters | {"start_ms": interval.start_ms, "after": "", "count": _PAGE}
+        given = 0
+        while True:
+            while bounds and bounds[0][1] < given + _PAGE:
+                bounds.popleft()
+            at["until_ms"] = bounds[0][0] if bounds else interval.end_ms
+            page = self._rows(ask.page, at)
+            if page:
+                given += len(page)
+                at["start_ms"], at["after"] = page[-1][-2:]
+                yield [row[:-2] for row in page]
+            if len(page) < _PAGE:
+                return
 
     def close(self) -> None:
         """Give the file free."""

@@ -154,11 +154,16 @@ def _write_parquet(path: Path, columns: Columns, pages: Iterable[Rows]) -> int:
         types = {name: "VARCHAR" for name, _ in columns}
         casts = ", ".join(f'"{name}"::{_PARQUET_TYPES[c.kind]} AS "{name}"' for name, c in columns)
         with duckdb.connect(config={"memory_limit": "512MiB", "threads": 1}) as db:
-            source = f"read_json('{staged}', format='newline_delimited', columns={types})"
-            db.execute(f"COPY (SELECT {casts} FROM {source}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+            source = f"read_json({_quoted(staged)}, format='newline_delimited', columns={types})"
+            db.execute(f"COPY (SELECT {casts} FROM {source}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
     finally:
         staged.unlink(missing_ok=True)
     return count
+
+
+def _quoted(path: Path) -> str:
+    """As text in SQL."""
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def text_of(cell: Any) -> str:
@@ -170,7 +175,7 @@ def text_of(cell: Any) -> str:
         whole, _, rest = text.partition(".")
         return f"{whole}.{rest.rstrip('0') or '0'}"
     if isinstance(cell, datetime):
-        return cell.strftime("%Y-%m-%dT%H:%M:%S.") + f"{cell.microsecond // 1000:03d}Z"
+        return cell.isoformat(timespec="milliseconds") + "Z"
     return str(cell)
 
 

@@ -1,6 +1,7 @@
 """What goes out in a file comes back in from it, to the last digit."""
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -139,6 +140,42 @@ def test_filters_and_interval(store: DuckDbLedger, tmp_path: Path):
     count = export(store, out, ExportAsk(early, Format.JSON_LINES))
     in_hour = datetime.fromtimestamp(early.end_ms / 1000, UTC).replace(tzinfo=None)
     assert 0 < count == sum(row["ChargePeriodStart"] < in_hour for row in whole) < len(whole)
+
+
+def test_memory_does_not_grow_with_the_records(tmp_path: Path):
+    """A million of them, of 300,000 chains of scopes, where no query may have more than 128 MiB."""
+    store = DuckDbLedger(tmp_path / "ledger.duckdb", new_id="ldg_1", memory_mib=128)
+    store.append(everything().batch(Position()))
+    db = store._db
+    db.execute(
+        "INSERT INTO charge_rows SELECT r.* REPLACE (identity || ':' || i AS identity, i * 100 + chain AS chain, "
+        "start_ms + i * 10 AS start_ms) FROM charge_rows AS r, range(1, 36000) t(i)"
+    )
+    db.execute(
+        "INSERT INTO charge_chains SELECT c.* REPLACE (i * 100 + id AS id, digest || i AS digest) "
+        "FROM charge_chains AS c, range(1, 36000) t(i)"
+    )
+    pages = store.charges(ALL_TIME, (), [c.name for c in CHARGE_COLUMNS])
+    ids = [row[names_of_1_4().index("x_SourceRecordId")] for page in itertools.islice(pages, 3) for row in page]
+    assert len(set(ids)) == 30_000
+    store.close()
+
+
+def names_of_1_4() -> list[str]:
+    return [name for name, _ in columns_of(Layout.FOCUS_1_4)]
+
+
+def test_a_name_that_means_something_to_sql(store: DuckDbLedger, tmp_path: Path):
+    out = tmp_path / "o'brien; DROP.parquet"
+    export(store, out, ExportAsk(ALL_TIME, Format.PARQUET))
+    assert duckdb.read_parquet(str(out)).fetchall()
+
+
+@pytest.mark.parametrize("format", list(Format))
+def test_nothing_to_export(store: DuckDbLedger, tmp_path: Path, format: Format):
+    out = tmp_path / "out"
+    assert export(store, out, ExportAsk(Interval(0, 1), format)) == 0
+    assert read(out, format, Layout.FOCUS_1_4) == []
 
 
 def test_what_was_there_stays_if_it_fails(store: DuckDbLedger, tmp_path: Path):
