@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from ledger.columns import CHARGE_COLUMNS, Kind
-from ledger.delta import export_delta
 from ledger.duckdb_store import DuckDbLedger
 from ledger.export import ExportAsk, Format, Layout, columns_of, export, harmless, text_of
 from ledger.model import Position
@@ -204,52 +203,3 @@ def test_what_was_there_stays_if_it_fails(store: DuckDbLedger, tmp_path: Path):
 )
 def test_values_as_text(value: Any, text: str):
     assert text_of(value) == text
-
-
-def delta_rows(table: Path) -> list[dict[str, Any]]:
-    from deltalake import DeltaTable
-
-    rows: list[dict[str, Any]] = DeltaTable(str(table)).to_pyarrow_table().to_pylist()
-    return sorted(rows, key=lambda row: row["x_SourceRecordId"])
-
-
-def test_a_delta_table_has_every_record_once(store: DuckDbLedger, tmp_path: Path):
-    table, later_ms = tmp_path / "delta", 2**45
-    expected = sorted(in_ledger(store, Layout.FOCUS_1_4), key=lambda row: row["x_SourceRecordId"])
-    recorded = {int(row["x_RecordedAt"].replace(tzinfo=UTC).timestamp() * 1000) for row in expected}
-    later_ms = max(recorded) + 3 * 3_600_000
-    written = export_delta(store, table, later_ms, min(recorded))
-    assert written == len(expected)
-    assert export_delta(store, table, later_ms, min(recorded)) == 0, "again adds nothing"
-    found = delta_rows(table)
-    for row, record in zip(found, expected, strict=True):
-        for column in CHARGE_COLUMNS:
-            value = row[column.name]
-            assert (value.replace(tzinfo=None) if isinstance(value, datetime) else value) == record[column.name]
-    folders = {p.name.removeprefix("x_BillingMonth=") for p in table.glob("x_*")}
-    assert {row["x_BillingMonth"] for row in found} == folders
-
-
-def test_a_delta_export_that_is_cut_off_is_repeated(
-    store: DuckDbLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The files are written and the commit is not."""
-    import deltalake
-
-    table, write = tmp_path / "delta", deltalake.write_deltalake
-    recorded = [
-        row["x_RecordedAt"].replace(tzinfo=UTC).timestamp() * 1000 for row in in_ledger(store, Layout.FOCUS_1_4)
-    ]
-    later_ms, start_ms = int(max(recorded)) + 3_600_000 * 3, int(min(recorded))
-
-    def cut_off(where: str, data: Any, **named: Any) -> None:
-        write(str(tmp_path / "elsewhere"), data, **named)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(deltalake, "write_deltalake", cut_off)
-    with pytest.raises(KeyboardInterrupt):
-        export_delta(store, table, later_ms, start_ms)
-    monkeypatch.setattr(deltalake, "write_deltalake", write)
-    export_delta(store, table, later_ms, start_ms)
-    ids = [row["x_SourceRecordId"] for row in delta_rows(table)]
-    assert len(ids) == len(set(ids)) == len(recorded)
