@@ -13,15 +13,18 @@ KIND = "reconcile"
 
 
 def batch_of_adjustments(adjustments: Iterable[Adjustment], at: Position, recorded_ms: int) -> Batch:
-    """Their rows, dated when the call was, so that they correct its period. The same adjustment of the same call is the
-    same record: it is added once.
+    """Their rows, dated when the call was, so that they correct its period. The same adjustment of the same call, from
+    the same cost to the same, is the same record: it is added once.
 
     at: where the ledger is, and stays.
     """
-    rows = Batch(at, stays=True)
+    rows, known = Batch(at, stays=True), set[str]()
     for adjustment in adjustments:
-        call = adjustment.call
-        identity = f"{call.hold_id}:{KIND}"
+        call, after_nano = adjustment.call, adjustment.cost_nano
+        identity = f"{call.hold_id}:{KIND}:{after_nano - adjustment.delta_nano}:{after_nano}"
+        if identity in known:
+            continue
+        known.add(identity)
         detail = {"source": adjustment.source, "why": adjustment.why}
         fields = {"type": KIND, "hold": call.hold_id, "delta_nano": str(adjustment.delta_nano)}
         fields |= {"cost_nano": str(adjustment.cost_nano), "detail": orjson.dumps(detail).decode()}

@@ -1,13 +1,14 @@
 """The ledger held against the live accounts, and against what a provider recorded.
 
-1. Accounts: what was posted on each, by the ledger, is what the live state has spent.
+1. Accounts: what was posted on each, by the ledger, is what the live state has spent. Calls go on meanwhile, so the
+   ledger's sum, read after one look at the live state and before another, has to lie between the two.
 2. Calls, by the id of the attempt (Databricks' `client_request_id`, Helicone's request id): which are known on both
    sides, and where tokens or cost differ.
 3. Where the provider knows better, an `Adjustment` carries the difference; nothing is ever edited. Costs are the
    provider's own where it tells one, else its tokens at our price of that day.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -75,9 +76,14 @@ class ModelDrift:
 
 @dataclass(slots=True)
 class Report:
-    """What a reconciliation found. unknown: attempts of the provider's that the ledger does not know."""
+    """What a reconciliation found.
+
+    behind: events that the ledger did not have when it was compared: what they posted is no drift yet.
+    unknown: attempts of the provider's that the ledger does not know. unpriced: that have no price here.
+    """
 
     source: str
+    behind: int = 0
     accounts: list[AccountDrift] = field(default_factory=list)
     models: dict[str, ModelDrift] = field(default_factory=dict)
     adjustments: list[Adjustment] = field(default_factory=list)
@@ -93,6 +99,7 @@ class Report:
         """For programs; amounts are nano-dollars."""
         return {
             "source": self.source,
+            "behind": self.behind,
             "clean": self.clean,
             "accounts": [
                 {"account": d.account_id, "ledgerNano": d.ledger_nano, "liveNano": d.live_nano} for d in self.accounts
@@ -119,22 +126,37 @@ class Report:
         }
 
 
-def compare_accounts(ledger: Iterable[AccountPoint], live_nano: Mapping[str, int]) -> list[AccountDrift]:
+def compare_accounts(
+    ledger: Iterable[AccountPoint], before_nano: Mapping[str, int], after_nano: Mapping[str, int]
+) -> list[AccountDrift]:
     """Accounts of the live state whose spend is not the sum of the ledger's postings.
 
-    live_nano: what is spent on each account that is kept; older ones are in the ledger alone.
+    before_nano, after_nano: what was spent on each account that is kept, before the ledger's sums were read and after;
+    older accounts are in the ledger alone.
     """
     posted: dict[str, int] = {}
     for point in ledger:
         posted[point.account_id] = posted.get(point.account_id, 0) + point.posted_nano
-    rows = (AccountDrift(name, posted.get(name, 0), nano) for name, nano in sorted(live_nano.items()))
-    return [row for row in rows if row.ledger_nano != row.live_nano]
+    found = []
+    for name, nano in sorted(before_nano.items()):
+        ours, later = posted.get(name, 0), after_nano.get(name, nano)
+        if not min(nano, later) <= ours <= max(nano, later):
+            found.append(AccountDrift(name, ours, later))
+    return found
 
 
-async def compare_calls(
-    report: Report, here: Iterable[CallRow], there: AsyncIterator[ProviderCall], price: Pricing
+def compare_calls(
+    report: Report,
+    here: Iterable[CallRow],
+    there: Iterable[ProviderCall],
+    price: Pricing,
+    in_flight: Collection[str] = (),
 ) -> None:
-    """Match calls by their attempt; fills in the report's models, adjustments, unknown and unpriced."""
+    """Match calls by their attempt; fills in the report's models, adjustments, unknown and unpriced.
+
+    in_flight: attempts that had not ended here when `there` had been read. A record that comes twice counts once, and a
+    call that the report has an adjustment of gets no second one.
+    """
     known: dict[str, list[CallRow]] = {}
     for call in here:
         if call.kind in _COSTS or call.kind in ("true_up", "reconcile"):
@@ -142,20 +164,27 @@ async def compare_calls(
     for rows in known.values():
         if any(row.outcome in ("answered", "aborted", "expired") for row in rows):
             _model(report, rows[0]).here += 1
-    async for theirs in there:
-        if not theirs.accepted:
-            continue
+    seen: set[str] = set()
+    adjusted = {a.call.hold_id for a in report.adjustments}
+    for theirs in there:
         rows = known.get(theirs.attempt_id, [])
+        if not theirs.accepted or theirs.attempt_id in seen or (not rows and theirs.attempt_id in in_flight):
+            continue
+        seen.add(theirs.attempt_id)
         drift = report.models.setdefault(_name(rows, theirs), ModelDrift())
         drift.there += 1
         if not rows:
             report.unknown.append(theirs.attempt_id)
             continue
         drift.both += 1
-        _compare(report, drift, rows, theirs, price)
+        adjustment = _compare(report, drift, rows, theirs, price)
+        if adjustment and theirs.attempt_id not in adjusted:
+            report.adjustments.append(adjustment)
 
 
-def _compare(report: Report, drift: ModelDrift, rows: list[CallRow], theirs: ProviderCall, price: Pricing) -> None:
+def _compare(
+    report: Report, drift: ModelDrift, rows: list[CallRow], theirs: ProviderCall, price: Pricing
+) -> Adjustment | None:
     ours = max(rows, key=lambda row: (row.input_tokens + row.output_tokens, row.at_ms))
     cost_here = sum(row.posted_nano for row in rows)
     tokens_here = _tokens(ours)
@@ -173,9 +202,10 @@ def _compare(report: Report, drift: ModelDrift, rows: list[CallRow], theirs: Pro
         report.unpriced.append(theirs.attempt_id)
         cost_there = cost_here
     drift.cost_there_nano += cost_there
-    if cost_there != cost_here:
-        why = f"{report.source} counted {tokens_there} tokens, we {tokens_here}"
-        report.adjustments.append(Adjustment(ours, cost_there, cost_there - cost_here, report.source, why))
+    if cost_there == cost_here:
+        return None
+    why = f"{report.source} counted {tokens_there} tokens, we {tokens_here}"
+    return Adjustment(ours, cost_there, cost_there - cost_here, report.source, why)
 
 
 def _exact(rows: list[CallRow]) -> bool:

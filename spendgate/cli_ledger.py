@@ -161,6 +161,8 @@ def reconcile(
 
 
 def _tell(report: Report, applied: int, apply: bool) -> None:
+    if report.behind:
+        typer.echo(f"the ledger is {report.behind:,} events behind: what these posted shows as drift")
     for drift in report.accounts:
         ours, live = format_usd(drift.ledger_nano), format_usd(drift.live_nano)
         typer.echo(f"DRIFT {drift.account_id}: ledger ${ours}, live ${live}")

@@ -4,6 +4,7 @@ An adjustment of a call that the live state still remembers goes through its acc
 the ledger like any event. One that it has forgotten becomes a record of the ledger's own.
 """
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from budget.redis_store import RedisBudgetStore
 from collectors.databricks_usage import DatabricksUsage
 from collectors.helicone_export import HeliconeExport
 from core.errors import ConfigError
+from ledger.errors import LedgerUnavailable
 from ledger.model import CallRow
 from ledger.ports import Adjustment, CallsAsk, Interval, LedgerReader
-from ledger.reconcile import Pricing, Report, compare_accounts, compare_calls
+from ledger.reconcile import AccountDrift, Pricing, Report, UsageSource, compare_accounts, compare_calls
 from routing.model import Routes
 from spendgate.catalog import SIMULATED, load_catalog
 from spendgate.settings import Settings
@@ -27,6 +29,10 @@ from telemetry.usage import Tokens
 _PAGE = 5_000
 #: Calls of a provider's record that begin in the interval may have ended, here, up to this long after it.
 _LATE_MS = 3_600_000
+#: The ledger is waited for, ten seconds in all.
+_TRIES, _AGAIN_S = 50, 0.2
+#: Accounts of one question, and how often one that differs is looked at.
+_ACCOUNTS, _LOOKS = 50, 3
 
 
 async def reconcile_with(
@@ -47,19 +53,73 @@ async def reconcile_with(
         SpendgateError: a side can't be read; nothing is written then.
     """
     await live.trust()
-    balances = await live.balances(await live.all_accounts())
-    spent = {b.id: b.spent_nano for b in balances}
-    report = Report("live accounts", compare_accounts(await ledger.postings(None), spent))
+    report = Report("live accounts")
+    report.behind = await _caught_up(ledger, live)
+    report.accounts = await _drifting(ledger, live, wait=not report.behind)
     price = _pricing(settings)
     if databricks:
-        report.source = DatabricksUsage.name
         async with DatabricksUsage(_host(settings), _token(), databricks) as source:
-            await compare_calls(report, await _calls(ledger, interval), source.calls(interval), price)
+            await _compare(report, source, ledger, live, interval, price)
     if helicone:
-        report.source = HeliconeExport.name
-        calls = await _calls(ledger, interval)
-        await compare_calls(report, calls, HeliconeExport(helicone).calls(interval), price)
+        await _compare(report, HeliconeExport(helicone), ledger, live, interval, price)
+    if apply and report.behind:
+        raise LedgerUnavailable(
+            f"the ledger is {report.behind} events behind: no adjustment can be told from these yet"
+        )
     return report, await _apply(ledger, live, report) if apply else 0
+
+
+async def _caught_up(ledger: LedgerReader, live: RedisBudgetStore) -> int:
+    """Wait until the ledger has all that the live state has counted by now; how many events it lacks if it stands."""
+    counted, lacks = await live.look(), 0
+    for _ in range(_TRIES):
+        facts = await ledger.facts()
+        lacks = max(0, counted.sequence - (facts["sequence"] if facts["epoch"] == counted.epoch else 0))
+        if not lacks:
+            break
+        await asyncio.sleep(_AGAIN_S)
+    return lacks
+
+
+async def _drifting(ledger: LedgerReader, live: RedisBudgetStore, *, wait: bool) -> list[AccountDrift]:
+    """Accounts that differ. While calls go on, only those that differ however often one looks.
+
+    wait: for the ledger, after each look at the live state.
+    """
+    suspects, drifting = await live.all_accounts(), list[AccountDrift]()
+    for _ in range(_LOOKS):
+        drifting = []
+        for start in range(0, len(suspects), _ACCOUNTS):
+            some = suspects[start : start + _ACCOUNTS]
+            before = await _spent(live, some)
+            if wait:
+                await _caught_up(ledger, live)
+            points = await ledger.postings(some)
+            drifting += compare_accounts(points, before, await _spent(live, some))
+        suspects = [d.account_id for d in drifting]
+        if not suspects:
+            break
+    return drifting
+
+
+async def _spent(live: RedisBudgetStore, account_ids: list[str]) -> dict[str, int]:
+    return {b.id: b.spent_nano for b in await live.balances(account_ids)}
+
+
+async def _compare(
+    report: Report,
+    source: UsageSource,
+    ledger: LedgerReader,
+    live: RedisBudgetStore,
+    interval: Interval,
+    price: Pricing,
+) -> None:
+    """What the provider knows is read first: then a call of it is either open here, or soon in the ledger."""
+    report.source = source.name
+    there = [call async for call in source.calls(interval)]
+    in_flight = {hold.id for hold in await live.open_holds()}
+    report.behind = max(report.behind, await _caught_up(ledger, live))
+    compare_calls(report, await _calls(ledger, interval), there, price, in_flight)
 
 
 async def _calls(ledger: LedgerReader, interval: Interval) -> list[CallRow]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +74,30 @@ def test_a_call_whose_end_nobody_saw_is_adjusted_once(gateway: RunningGateway):
     after = reconciled(gateway, "--databricks", "wh-1")
     assert after["clean"], after
     assert gateway.spend("a")["spent"] * 10**9 == pytest.approx(bill_nano(simulator.bill(recent=10)), abs=1)
+
+
+def test_calls_go_on_meanwhile(gateway: RunningGateway):
+    """What is in flight, or on its way into the ledger, is neither drift nor unknown."""
+    stop, failed = threading.Event(), list[int]()
+
+    def drive() -> None:
+        while not stop.is_set():
+            status = gateway.chat(agent="a").status
+            if status != 200:
+                failed.append(status)
+
+    drivers = [threading.Thread(target=drive) for _ in range(3)]
+    for driver in drivers:
+        driver.start()
+    try:
+        found = [reconciled(gateway, "--databricks", "wh-1") for _ in range(3)]
+    finally:
+        stop.set()
+        for driver in drivers:
+            driver.join()
+    assert not failed
+    assert [f for f in found if not f["clean"]] == []
+    assert [sum(m["callsThere"] for m in f["models"].values()) > 0 for f in found] == [True] * 3
 
 
 def test_helicones_export(gateway: RunningGateway, tmp_path: Path):
