@@ -1,7 +1,8 @@
 """Databricks' own record of model serving calls: `system.serving.endpoint_usage`, read by SQL.
 
 The Statement Execution API runs a statement on a SQL warehouse: the first answer may be PENDING or RUNNING, then it is
-asked again; a large result comes in chunks. Usage appears 5 to 30 minutes after the call.
+asked again; a large result comes in chunks, and one of more than 25 MiB not at all, so rows are asked for in pages.
+Usage appears 5 to 30 minutes after the call.
 Source: https://docs.databricks.com/api/workspace/statementexecution and
 https://docs.databricks.com/aws/en/admin/system-tables/serving
 
@@ -26,10 +27,13 @@ SELECT u.client_request_id, u.request_time, e.endpoint_name, u.status_code, u.in
 FROM system.serving.endpoint_usage AS u
 JOIN system.serving.served_entities AS e ON e.served_entity_id = u.served_entity_id
 WHERE u.request_time >= :start AND u.request_time < :end AND u.client_request_id IS NOT NULL
-ORDER BY u.request_time
+    AND (u.request_time > :start OR u.client_request_id > :after)
+ORDER BY u.request_time, u.client_request_id
 """.strip()
 _PATH = "/api/2.0/sql/statements"
 _WAIT = "10s"
+#: Of a page: some 10 MB.
+_ROWS = 50_000
 _ASK_AGAIN_S = 1.0
 _DONE = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "CLOSED"})
 
@@ -39,7 +43,7 @@ class DatabricksUsage:
     """Reads one workspace's usage table.
 
     host: with scheme, without trailing slash. token: a personal access token or an OAuth token.
-    warehouse_id: of the SQL warehouse that runs the statement. timeout_s: for the whole of it.
+    warehouse_id: of the SQL warehouse that runs the statements. timeout_s: for each of them. rows: of a page at most.
     """
 
     host: str
@@ -47,6 +51,7 @@ class DatabricksUsage:
     warehouse_id: str
     timeout_s: float = 600.0
     ask_again_s: float = _ASK_AGAIN_S
+    rows: int = _ROWS
     _session: aiohttp.ClientSession | None = None
 
     name = "databricks"
@@ -64,28 +69,38 @@ class DatabricksUsage:
             await self._session.close()
 
     async def calls(self, interval: Interval) -> AsyncIterator[ProviderCall]:
-        """The calls that were asked for in an interval, oldest first.
+        """The calls that were asked for in an interval, oldest first. One may come twice, where two pages meet.
 
         Raises:
             UsageUnavailable: Databricks refuses, fails, or takes too long.
         """
-        parameters = [
-            {"name": "start", "value": _text(interval.start_ms), "type": "TIMESTAMP"},
-            {"name": "end", "value": _text(interval.end_ms), "type": "TIMESTAMP"},
-        ]
-        body = {"warehouse_id": self.warehouse_id, "statement": _STATEMENT, "parameters": parameters}
-        body |= {"wait_timeout": _WAIT, "disposition": "INLINE", "format": "JSON_ARRAY"}
+        start, after, more = _text(interval.start_ms), "", True
+        while more:
+            rows, more = await self._page(start, after, _text(interval.end_ms))
+            for row in rows:
+                yield _call(row)
+            if more:
+                after, start = rows[-1][0] or "", rows[-1][1] or ""
+
+    async def _page(self, start: str, after: str, end: str) -> tuple[list[list[str | None]], bool]:
+        """Rows behind a time and an id, and whether more follow them."""
+        times = {"start": start, "end": end}
+        parameters = [{"name": name, "value": value, "type": "TIMESTAMP"} for name, value in times.items()]
+        parameters.append({"name": "after", "value": after, "type": "STRING"})
+        body: dict[str, Any] = {"warehouse_id": self.warehouse_id, "statement": _STATEMENT, "parameters": parameters}
+        body |= {"wait_timeout": _WAIT, "disposition": "INLINE", "format": "JSON_ARRAY", "row_limit": self.rows}
+        rows: list[list[str | None]] = []
         try:
             async with asyncio.timeout(self.timeout_s):
                 state = await self._ended(await self._ask("POST", _PATH, body))
                 result: dict[str, Any] | None = state.get("result") or {}
                 while result is not None:
-                    for row in result.get("data_array") or ():
-                        yield _call(row)
+                    rows += result.get("data_array") or ()
                     link = result.get("next_chunk_internal_link")
                     result = await self._ask("GET", link) if link else None
         except TimeoutError:
             raise UsageUnavailable(f"Databricks did not finish the statement in {self.timeout_s:.0f} s") from None
+        return rows, bool(rows and state.get("manifest", {}).get("truncated"))
 
     async def _ended(self, state: dict[str, Any]) -> dict[str, Any]:
         while state["status"]["state"] not in _DONE:
