@@ -14,8 +14,7 @@ from budget.model import Budget
 from core.errors import Conflict, InvalidInput
 from core.money import fraction_floor
 from core.period import period_at
-from dashboard.budget_writer import BudgetWriter
-from dashboard.budgets import managed_here
+from dashboard.budget_writer import BudgetWriter, managed_here
 from dashboard.deps import Deps
 from dashboard.specs import changed_budget, check_models, checked_total, with_top_up
 

@@ -13,12 +13,18 @@ from budget.model import Budget
 from core.errors import Conflict, StoreUnavailable
 from dashboard.deps import Deps
 from dashboard.errors import Stale
-from dashboard.specs import budget_slug, check_models
+from dashboard.specs import budget_slug, changed_budget, check_models, checked_total
 
 _TRIES = 20
 _NAMES = 100
 
 Revisions = frozenset[str] | None
+
+_MANAGED_IN = {
+    "env": "the environment (BUDGET_DEFAULT_LIMIT, BUDGET_SOFT_CAP, BUDGET_HARD_CAP)",
+    "yaml": "the YAML file of budgets",
+    "edge": "Edge Config",
+}
 
 
 class BudgetWriter:
@@ -67,15 +73,33 @@ class BudgetWriter:
             return replace(changed, revision=revision)
         raise Conflict(f"the budget {budget_id} keeps being changed by others; try again")
 
-    async def delete(self, budget_id: str, allowed: Callable[[Budget], None], if_match: Revisions) -> None:
-        """Delete a budget, if `allowed` does not raise.
+    async def edit(self, budget_id: str, data: object, if_match: Revisions, *, partial: bool) -> Budget:
+        """Change a budget to what `data` says; see `dashboard.specs.changed_budget`.
+
+        Raises:
+            InvalidInput: a field breaks a rule.
+            Conflict: it is managed elsewhere.
+            NotFound, Stale: as for `change`.
+        """
+        now_ms = self._deps.clock.now_ms()
+
+        def edit(budget: Budget) -> Budget:
+            managed_here(budget)
+            changed = changed_budget(budget, data, partial=partial, now_ms=now_ms)
+            check_models(changed, self._deps.routes)
+            return checked_total(changed, "limitUsd")
+
+        return await self.change(budget_id, edit, if_match)
+
+    async def delete(self, budget_id: str, if_match: Revisions) -> None:
+        """Delete a budget.
 
         Raises:
             NotFound, Stale, Conflict: as for `change`.
         """
         for _ in range(_TRIES):
             budget = await self._newest(budget_id, if_match)
-            allowed(budget)
+            managed_here(budget)
             try:
                 await self._put(budget_id, None, expected=budget.revision)
             except Conflict:
@@ -95,6 +119,19 @@ class BudgetWriter:
         with contextlib.suppress(StoreUnavailable):  # the write is done; repeating it would do it twice
             await self._deps.refresh()
         return revision
+
+
+def managed_here(budget: Budget) -> None:
+    """Let a budget pass that is changed here.
+
+    Raises:
+        Conflict: it is managed elsewhere.
+    """
+    if budget.source != "api":
+        place = _MANAGED_IN.get(budget.source, budget.source)
+        raise Conflict(
+            f"the budget {budget.id} is managed by {place}; change or remove it there (reset and top-up work here)"
+        )
 
 
 def _names(given: str | None, draft: Budget) -> list[str]:

@@ -11,23 +11,16 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from budget.codec import BudgetSpec, ResetSpec, TopUpSpec, parse_spec, spec_of
 from budget.model import Budget
 from core.clock import iso_utc
-from core.errors import Conflict
 from core.ids import derived_id
 from core.money import format_usd
 from core.period import period_at
 from dashboard.budget_writer import BudgetWriter
 from dashboard.deps import Deps
-from dashboard.specs import changed_budget, check_models, checked_total, with_reset, with_top_up
+from dashboard.specs import with_reset, with_top_up
 from dashboard.wire import answer, documented_body, entity_tag, iso_or_none, parse_if_match, read_json
 
 IfMatch = Annotated[str | None, Header(alias="If-Match", description="revision that the change is based on")]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=256)]
-
-_MANAGED_IN = {
-    "env": "the environment (BUDGET_DEFAULT_LIMIT, BUDGET_SOFT_CAP, BUDGET_HARD_CAP)",
-    "yaml": "the YAML file of budgets",
-    "edge": "Edge Config",
-}
 
 
 class BudgetsApi:
@@ -51,7 +44,7 @@ class BudgetsApi:
             if scope_type in (None, b.scope.type) and scope_key in (None, b.scope.key) and source in (None, b.source)
         ]
         now_ms = self._deps.clock.now_ms()
-        return answer({"budgets": [_shown(budget, now_ms) for budget in wanted]})
+        return answer({"budgets": [shown_budget(budget, now_ms) for budget in wanted]})
 
     async def one(self, budget_id: str) -> Response:
         """One budget."""
@@ -73,7 +66,7 @@ class BudgetsApi:
 
     async def delete(self, budget_id: str, if_match: IfMatch = None) -> Response:
         """The budget is no longer in force; its accounts stay in the record."""
-        await self._writer.delete(budget_id, managed_here, parse_if_match(if_match))
+        await self._writer.delete(budget_id, parse_if_match(if_match))
         return Response(status_code=204)
 
     async def reset(self, budget_id: str, request: Request, if_match: IfMatch = None) -> Response:
@@ -105,19 +98,11 @@ class BudgetsApi:
 
     async def _change(self, budget_id: str, request: Request, if_match: str | None, *, partial: bool) -> Response:
         data = await read_json(request)
-        now_ms = self._deps.clock.now_ms()
-
-        def edit(budget: Budget) -> Budget:
-            managed_here(budget)
-            changed = changed_budget(budget, data, partial=partial, now_ms=now_ms)
-            check_models(changed, self._deps.routes)
-            return checked_total(changed, "limitUsd")
-
-        return self._answer(await self._writer.change(budget_id, edit, parse_if_match(if_match)))
+        return self._answer(await self._writer.edit(budget_id, data, parse_if_match(if_match), partial=partial))
 
     def _answer(self, budget: Budget, status: int = 200, headers: dict[str, str] | None = None) -> Response:
         tagged = {"ETag": entity_tag(budget.revision), **(headers or {})}
-        return answer(_shown(budget, self._deps.clock.now_ms()), status, tagged)
+        return answer(shown_budget(budget, self._deps.clock.now_ms()), status, tagged)
 
 
 def router(deps: Deps) -> APIRouter:
@@ -139,20 +124,8 @@ def router(deps: Deps) -> APIRouter:
     return routes
 
 
-def managed_here(budget: Budget) -> None:
-    """Let a budget pass that is changed here.
-
-    Raises:
-        Conflict: it is managed elsewhere.
-    """
-    if budget.source != "api":
-        place = _MANAGED_IN.get(budget.source, budget.source)
-        raise Conflict(
-            f"the budget {budget.id} is managed by {place}; change or remove it there (reset and top-up work here)"
-        )
-
-
-def _shown(budget: Budget, now_ms: int) -> dict[str, object]:
+def shown_budget(budget: Budget, now_ms: int) -> dict[str, object]:
+    """A budget as answers show it."""
     period = period_at(budget.cadence, budget.zone, now_ms)
     return {
         **spec_of(budget),

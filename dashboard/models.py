@@ -17,7 +17,7 @@ def router(deps: Deps) -> APIRouter:
     async def list_models() -> Response:
         """The models in the routes, preferred first, with the price in force now."""
         now_ms = deps.clock.now_ms()
-        return answer({"models": [_shown(deps, model, now_ms) for model in deps.routes.models]})
+        return answer({"models": [shown_model(deps, model, now_ms) for model in deps.routes.models]})
 
     return routes
 
@@ -27,7 +27,8 @@ def priced_models(deps: Deps) -> list[tuple[Model, list[Price]]]:
     return [(model, deps.prices.history(model.name)) for model in deps.routes.models]
 
 
-def _shown(deps: Deps, model: Model, now_ms: int) -> dict[str, object]:
+def shown_model(deps: Deps, model: Model, now_ms: int) -> dict[str, object]:
+    """A model as answers show it."""
     shown: dict[str, object] = {
         "name": model.name,
         "kind": model.kind,

@@ -84,7 +84,7 @@ class SpendApi:
         now_ms = self._deps.clock.now_ms()
         rows = [r for r in await current_spend(self._deps.store, self._deps.book, now_ms) if wanted.takes(r)]
         rows.sort(key=lambda r: (-r.spent_nano, -r.held_nano, r.terms.id))
-        scopes = [_shown(row) for row in rows[offset : offset + limit]]
+        scopes = [shown_account(row) for row in rows[offset : offset + limit]]
         return answer({"asOf": iso_utc(now_ms), "scopes": scopes, "totals": _totals(rows)})
 
     async def one(self, scope_key: str, scope_type: Annotated[str | None, Query(alias="scopeType")] = None) -> Response:
@@ -103,7 +103,7 @@ class SpendApi:
         if not rows:
             raise NotFound(f"no budget watches {scope_type + ':' if scope_type else ''}{scope_key}")
         rows.sort(key=lambda r: (not r.in_force, -r.state, r.hard_remaining_nano, r.terms.id))
-        shown = [_shown(row) for row in rows]
+        shown = [shown_account(row) for row in rows]
         return answer({"asOf": iso_utc(now_ms), **shown[0], "scopes": shown})
 
 
@@ -184,7 +184,8 @@ def _state(text: str | None) -> BudgetState | None:
         raise InvalidInput("state", f"must be one of {labels}") from None
 
 
-def _shown(row: AccountSpend) -> dict[str, object]:
+def shown_account(row: AccountSpend) -> dict[str, object]:
+    """An account as answers show it."""
     terms = row.terms
     without_end = terms.period.end_ms is None
     return {

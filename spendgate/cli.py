@@ -18,7 +18,7 @@ from core.errors import ConfigError, SpendgateError
 from core.key_codec import KEY_KIND
 from core.keys import KeyRole
 from core.scope import Scope, parse_scope_text
-from spendgate import __version__, cli_export, cli_ledger, cli_simulate
+from spendgate import __version__, cli_budget, cli_export, cli_ledger, cli_simulate, cli_top
 from spendgate.bootstrap import create_key, stored_keys
 from spendgate.catalog import SIMULATED, load_catalog
 from spendgate.guarantees import guarantees
@@ -34,9 +34,17 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="API keys, in the store that REDIS_URL or the data folder names.", no_args_is_help=True)
 app.add_typer(keys, name="key")
+app.add_typer(cli_budget.budget, name="budget")
 app.add_typer(cli_ledger.ledger, name="ledger")
 app.add_typer(cli_simulate.simulate, name="simulate")
-for command in (cli_ledger.spend, cli_ledger.explain, cli_ledger.reconcile, cli_export.export):
+for command in (
+    cli_top.top,
+    cli_budget.models,
+    cli_ledger.spend,
+    cli_ledger.explain,
+    cli_ledger.reconcile,
+    cli_export.export,
+):
     app.command()(command)
 
 T = TypeVar("T")

@@ -1,28 +1,18 @@
 """`spendgate simulate`: a call that is not made, and the past under another budget; as `POST /api/simulate`."""
 
-import asyncio
-import os
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from budget.book import BudgetBook
 from budget.codec import parse_spec
-from budget.connect import connect
 from budget.dry_run import DryRun
-from budget.embedded import running_url
-from budget.redis_store import RedisBudgetStore
-from budget.service import BudgetService, Refused
-from core.clock import SystemClock, iso_utc
-from core.errors import SpendgateError
-from core.ids import RandomIds
-from core.keys import KeyRing
+from budget.service import Refused
+from core.clock import iso_utc
 from core.money import NANO_PER_USD, format_usd
 from core.period import period_at
 from dashboard.deps import Deps
@@ -39,21 +29,12 @@ from dashboard.simulate import (
     shown_replay,
 )
 from dashboard.what_if import Replay, ReplayAsk, Tally
-from gateway.chat import ChatFlow
-from gateway.dry_run import DryRuns
-from gateway.planner import Planner
-from routing.adapters.registry import Upstreams
-from routing.health import Health
-from routing.model import Routes
-from spendgate.catalog import SIMULATED, load_catalog, smallest_call_nano
+from spendgate.cli_budget import rule_of
+from spendgate.cli_deps import with_deps
 from spendgate.ledger_access import ledger_of
 from spendgate.open_ledger import OFF
 from spendgate.replaying import rulebooks
-from spendgate.settings import Settings, read_settings
-from spendgate.snapshot import Snapshot
-from telemetry.prices import PriceBook
-
-T = TypeVar("T")
+from spendgate.settings import Settings
 
 simulate = typer.Typer(help="What if: a call that is not made, or the past under another budget.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: as POST /api/simulate.")]
@@ -86,7 +67,7 @@ def simulate_call(
     """What would happen to a call now. Nothing is held or spent."""
     given: dict[str, Any] = {"scopes": scope or [], "keyId": key, "model": model, "prompt": prompt}
     given |= {"inputTokens": input_tokens, "maxTokens": max_tokens}
-    run = _with_deps(lambda deps: dry_run(deps, parse_spec(CallSpec, _given(given))))
+    run = with_deps(lambda deps, _: dry_run(deps, parse_spec(CallSpec, _given(given))))
     if as_json:
         typer.echo(orjson.dumps(shown(run)))
     else:
@@ -112,7 +93,7 @@ def simulate_replay(
     as_json: AsJson = False,
 ) -> None:
     """What the past would have been under another budget."""
-    rules = [] if no_downgrade else [_rule("--downgrade", text) for text in downgrade or ()] or None
+    rules = [] if no_downgrade else [rule_of("--downgrade", text) for text in downgrade or ()] or None
     terms: dict[str, Any] = {
         "limitUsd": limit,
         "softCap": soft_cap,
@@ -122,18 +103,20 @@ def simulate_replay(
     }
     terms = _given(terms | {"downgrade": rules})
     when = _given({"days": days, "from": start, "to": end, "maxSeconds": seconds})
-    spec: dict[str, Any] = when | {"models": [_rule("--model", text) for text in model or ()]}
+    spec: dict[str, Any] = when | {"models": [rule_of("--model", text) for text in model or ()]}
     if scope is None:
         spec |= {"budgetId": budget, "changes": terms}
     else:
         kind, _, name = scope.partition(":")
         spec |= {"budget": {"scopeType": kind, "scopeKey": name} | terms, "budgetId": budget}
 
-    async def run(deps: Deps) -> tuple[ReplayAsk, Replay]:
+    async def run(deps: Deps, settings: Settings) -> tuple[ReplayAsk, Replay]:
+        if settings.ledger != OFF:
+            deps.replays = _Here(settings, deps)
         ask = await replay_ask(deps, parse_spec(ReplaySpec, spec))
         return ask, await replayed(deps, ask)
 
-    ask, found = _with_deps(run)
+    ask, found = with_deps(run)
     if as_json:
         typer.echo(orjson.dumps(shown_replay(ask, found)))
     else:
@@ -199,48 +182,5 @@ def _table(texts: list[str], numbers: list[str]) -> Table:
     return table
 
 
-def _rule(option: str, text: str) -> dict[str, str]:
-    name, separator, to = text.partition("=")
-    if not separator:
-        raise typer.BadParameter("must look like dbrx=mixtral", param_hint=option)
-    return {"from": name, "to": to}
-
-
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _with_deps(work: Callable[[Deps], Awaitable[T]]) -> T:
-    """Do something with the live state, the ledger and the catalog that the settings name; errors end it with 1."""
-
-    async def run() -> T:
-        settings = read_settings()
-        own = settings.databricks_base_url or settings.routes
-        catalog = load_catalog(settings, os.environ if own else os.environ | SIMULATED)
-        url = settings.redis_url or running_url(settings.data_dir / "valkey")
-        store = RedisBudgetStore(connect(url), namespace=settings.namespace)
-        try:
-            await store.trust()
-            return await work(_deps(settings, store, *catalog))
-        finally:
-            await store.close()
-
-    try:
-        return asyncio.run(run())
-    except SpendgateError as error:
-        typer.echo(f"spendgate: {error.message}", err=True)
-        raise typer.Exit(1) from None
-
-
-def _deps(settings: Settings, store: RedisBudgetStore, routes: Routes, prices: PriceBook) -> Deps:
-    clock = SystemClock()
-    book = BudgetBook(smallest_call_nano=smallest_call_nano(routes, prices, clock.now_ms()))
-    keys, ids = KeyRing(), RandomIds(clock)
-    snapshot = Snapshot(store, book, keys)
-    budgets = BudgetService(store, book, clock, ids, snapshot.refresh, owner="simulate")
-    flow = ChatFlow(Planner(routes, prices, book, Health(clock)), budgets, Upstreams(routes, clock), clock)
-    dry_runs = DryRuns(flow, keys, clock, snapshot.refresh)
-    deps = Deps(store, store, book, keys, routes, prices, clock, ids, snapshot.refresh, None, dry_runs)
-    if settings.ledger != OFF:
-        deps.replays = _Here(settings, deps)
-    return deps
