@@ -21,7 +21,7 @@ from core.scope import parse_scope
 from dashboard import formats, views
 from dashboard.budget_pages import budget_pages
 from dashboard.deps import Deps
-from dashboard.models import priced_models
+from dashboard.price_pages import price_pages
 from dashboard.ranges import RANGES, Range, range_of
 from dashboard.session import Sessions, check_origin
 from dashboard.spend import AccountSpend, current_spend
@@ -85,10 +85,6 @@ class Pages:
         zone = range_of(request.query_params, self._deps.clock.now_ms()).zone
         found = await views.explained(self._deps.ledger, request.path_params["request_id"])
         return self.show(request, "request.html", found=found, zone=zone)
-
-    async def models(self, request: Request) -> Response:
-        """The models and their prices."""
-        return self.show(request, "models.html", models=priced_models(self._deps))
 
     async def find(self, request: Request) -> Response:
         """To the page of what was typed: a request's id, ``type:key``, or an agent's name."""
@@ -196,11 +192,10 @@ def router(deps: Deps) -> APIRouter:
         ("/ui", pages.overview),
         ("/ui/scope/{kind}/{key:path}", pages.scope),
         ("/ui/request/{request_id}", pages.request),
-        ("/ui/models", pages.models),
         ("/ui/find", pages.find),
     ):
         routes.add_api_route(path, pages.guarded(handler), methods=["GET"], response_model=None)
-    for method, path, page in budget_pages(pages, deps):
+    for method, path, page in (*budget_pages(pages, deps), *price_pages(pages, deps)):
         routes.add_api_route(path, pages.guarded(page), methods=[method], response_model=None)
     routes.add_api_route("/ui/events", pages.live, methods=["GET"], response_model=None)
     routes.add_api_route("/login", pages.login_form, methods=["GET"], response_model=None)

@@ -69,12 +69,15 @@ class OpenedStream:
 
 @dataclass(slots=True)
 class _Progress:
-    """What has happened to a call so far. tries: per model. charged_nano: by attempts that ended badly."""
+    """What has happened to a call so far. tries: per model. charged_nano: by attempts that ended badly.
+    planned_ms: when the attempt under way was planned, with the prices that its hold is for.
+    """
 
     tries: dict[str, int] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     charged_nano: int = 0
+    planned_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,7 @@ class ChatFlow:
         asked = self.planner.asked(call)
 
         def make_plan(now_ms: int) -> Any:
+            progress.planned_ms = now_ms
             plan, progress.skipped = self.planner.plan(call, now_ms, failed=progress.failed)
             return plan
 
@@ -200,10 +204,10 @@ class ChatFlow:
             for tool in terms.budget.policy.disabled_tools
         }
         body, dropped = _outgoing_body(call, admission, disabled)
-        price = self.planner.prices.price_at(model.name, self.clock.now_ms())
+        price = self.planner.prices.price_at(model.name, progress.planned_ms)
         why = why_not_as_asked(asked, admission, progress.failed, progress.skipped)
         endpoint = self.planner.routes.endpoints[model.endpoint]
-        instead = None if model is asked else self.planner.prices.price_at(asked.name, self.clock.now_ms())
+        instead = None if model is asked else self.planner.prices.price_at(asked.name, progress.planned_ms)
         return Attempt(
             admission,
             model,

@@ -58,7 +58,7 @@ class _Option:
 class _Shape:
     """What the plans of all calls by one chain for one model have in common, for as long as nothing changes.
 
-    changes: of the book, when it was made. from_ms, until_ms: when it holds.
+    changes: of budgets and prices, when it was made. from_ms, until_ms: when it holds.
     """
 
     accounts: tuple[AccountTerms, ...]
@@ -123,11 +123,16 @@ class Planner:
     def _known_shape(self, chain: Chain, asked: Model, now_ms: int) -> _Shape:
         key = (chain.text, asked.name)
         shape = self._shapes.get(key)
-        if shape is None or not shape.holds(self.book.changes, now_ms):
+        if shape is None or not shape.holds(self._changes, now_ms):
             if len(self._shapes) >= _MOST_SHAPES:
                 self._shapes.popitem(last=False)
             shape = self._shapes[key] = self._make_shape(chain, asked, now_ms, ())
         return shape
+
+    @property
+    def _changes(self) -> int:
+        """Moves when budgets or prices change: each of the two only counts up."""
+        return self.book.changes + self.prices.changes
 
     def _make_shape(self, chain: Chain, asked: Model, now_ms: int, failed: Sequence[str]) -> _Shape:
         watched, rule_sets = self._accounts(chain, asked, now_ms)
@@ -152,7 +157,7 @@ class Planner:
         )
         ends = [w.terms.until_ms for w in watched] + [self.prices.next_change_ms(now_ms)]
         until_ms = min((ms for ms in ends if ms is not None), default=None)
-        return _Shape(tuple(w.terms for w in watched), options, skipped, self.book.changes, now_ms, until_ms)
+        return _Shape(tuple(w.terms for w in watched), options, skipped, self._changes, now_ms, until_ms)
 
     def _accounts(self, chain: Chain, asked: Model, now_ms: int) -> tuple[list[_Watched], list[Rules]]:
         rule_sets: list[Rules] = []
