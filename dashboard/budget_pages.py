@@ -17,6 +17,7 @@ from core.period import period_at
 from dashboard.budget_writer import BudgetWriter
 from dashboard.budgets import managed_here
 from dashboard.deps import Deps
+from dashboard.spend import current_spend
 from dashboard.specs import changed_budget, check_models, checked_total, with_top_up
 
 _FIELDS = ("scopeType", "scopeKey", "limitUsd", "cadence", "timeZone", "softCap", "hardCap")
@@ -47,7 +48,8 @@ class BudgetPages:
     async def all(self, request: Request) -> Response:
         """Every budget, and a form for a new one."""
         await self._deps.refresh()
-        return self._list(request, _NEW, None)
+        given = {name: text for name, text in request.query_params.items() if name in _FIELDS}
+        return self._list(request, _NEW | given, None)
 
     async def create(self, request: Request) -> Response:
         """A new budget."""
@@ -71,7 +73,7 @@ class BudgetPages:
     async def one(self, request: Request) -> Response:
         """One budget."""
         await self._deps.refresh()
-        return self._budget(request, None)
+        return await self._budget(request, None)
 
     async def change(self, request: Request) -> Response:
         """New terms."""
@@ -97,7 +99,7 @@ class BudgetPages:
                 budget_id, lambda b: with_top_up(b, spec, top_up_id=top_up_id, now_ms=now_ms), None
             )
         except InvalidInput as error:
-            return self._budget(request, error, error.status)
+            return await self._budget(request, error, error.status)
         return _to(budget_id)
 
     async def _edit(self, request: Request, given: dict[str, Any], form: dict[str, str]) -> Response:
@@ -112,7 +114,7 @@ class BudgetPages:
         try:
             await self._writer.change(budget_id, edit, frozenset({form.get("revision", "")}))
         except (InvalidInput, Conflict) as error:
-            return self._budget(request, error, error.status)
+            return await self._budget(request, error, error.status)
         return _to(budget_id)
 
     def _list(
@@ -121,12 +123,15 @@ class BudgetPages:
         budgets = self._deps.book.all()
         return self._pages.show(request, "budgets.html", status, budgets=budgets, given=given, error=error)
 
-    def _budget(self, request: Request, error: InvalidInput | Conflict | None, status: int = 200) -> Response:
+    async def _budget(self, request: Request, error: InvalidInput | Conflict | None, status: int = 200) -> Response:
         budget = self._deps.book.get(request.path_params["budget_id"])
         given = {name: str(text) for name, text in spec_of(budget).items() if name in _FIELDS}
         new_id = self._deps.ids.new("top")
+        accounts = await current_spend(self._deps.store, self._deps.book, self._deps.clock.now_ms())
+        rows = sorted((r for r in accounts if r.terms.budget.id == budget.id), key=lambda r: -r.spent_nano)
+        effect = self._effect(budget)
         return self._pages.show(
-            request, "budget.html", status, given=given, error=error, top_up_id=new_id, **self._effect(budget)
+            request, "budget.html", status, given=given, error=error, top_up_id=new_id, rows=rows, **effect
         )
 
     def _effect(self, budget: Budget) -> dict[str, Any]:

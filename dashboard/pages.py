@@ -18,11 +18,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from budget.model import BudgetState
 from core.errors import BodyTooLarge, InvalidInput, NotFound, SpendgateError, Unauthorized
 from core.scope import parse_scope
-from dashboard import formats, views
+from dashboard import formats, history, views
 from dashboard.budget_pages import budget_pages
 from dashboard.deps import Deps
 from dashboard.price_pages import price_pages
-from dashboard.ranges import RANGES, Range, range_of
+from dashboard.ranges import GROUPS, OUTCOMES, RANGES, Range, range_of
 from dashboard.session import Sessions, check_origin
 from dashboard.spend import AccountSpend, current_spend
 
@@ -61,15 +61,16 @@ class Pages:
         filters = ("money", "exact", "nano_of", "count", "share", "local", "duration")
         self._templates.filters |= {name: getattr(formats, name) for name in filters}
         self._templates.globals |= {"icons": formats.STATE_ICONS, "states": list(BudgetState), "ranges": RANGES}
+        self._templates.globals |= {"groups": GROUPS, "outcomes": list(OUTCOMES), "few": views.FEW, "most": views.MOST}
         self._assets = {name: files("dashboard").joinpath("static", name).read_bytes() for name in _ASSETS}
 
     async def overview(self, request: Request) -> Response:
         """What is spent now, by whom, and where it leads."""
         shown = range_of(request.query_params, self._deps.clock.now_ms())
         view = await views.overview(self._deps, shown)
-        return self.show(
-            request, "overview.html", shown=shown, view=view, **self._charts(shown, view.history, view.burn)
-        )
+        charts = self._charts(shown, view.history, view.burn)
+        many = request.query_params.get("accounts") == "all"
+        return self.show(request, "overview.html", shown=shown, view=view, many=many, **charts)
 
     async def scope(self, request: Request) -> Response:
         """An agent, a team, a user, …"""
@@ -160,10 +161,15 @@ class Pages:
 
         return page
 
-    def _charts(self, shown: Range, history: views.History, burn: views.Burn | None) -> dict[str, Any]:
-        now_ms = self._deps.clock.now_ms()
-        spend, period = views.chart_of(history.over_time, shown.interval), burn and views.burn_chart(burn, now_ms)
-        return {"spend_chart": _for_script(spend), "burn_chart": _for_script(period), "known": history}
+    def _charts(self, shown: Range, known: history.History, burn: history.Burn | None) -> dict[str, Any]:
+        period = burn and history.burn_chart(burn, self._deps.clock.now_ms())
+        spend = history.spend_chart(known, shown)
+        return {
+            "spend_chart": _for_script(spend),
+            "burn_chart": _for_script(period),
+            "known": known,
+            "zones": sorted({"UTC", shown.zone, *(budget.zone for budget in self._deps.book.all())}),
+        }
 
     async def posted(self, request: Request) -> dict[str, str]:
         """The fields of a form that one of our pages sent.

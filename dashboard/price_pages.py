@@ -1,6 +1,6 @@
 """The page of models and prices: what is in force, what was and will be, and a form that sets a price."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -67,7 +67,7 @@ class PricePages:
     ) -> Response:
         models = self._deps.routes.models
         now = [(model, self._now(model)) for model in models]
-        history = [(model, self._history(model)) for model in models]
+        history = [(model, steps) for model in models if _changed(steps := self._history(model))]
         zone = parse_zone("zone", request.query_params.get("zone", "UTC"))
         return self._pages.show(
             request, "models.html", status, now=now, history=history, given=given, error=error, zone=zone
@@ -104,6 +104,11 @@ def price_pages(pages: Shower, deps: Deps) -> Iterable[tuple[str, str, Handler]]
     yield "GET", "/ui/models", view.all
     yield "POST", "/ui/models/prices", view.create
     yield "POST", "/ui/models/prices/{override_id}/end", view.end
+
+
+def _changed(steps: Sequence[Step]) -> bool:
+    """Whether there is more to tell than the one price that has always been."""
+    return len(steps) > 1 or any(step.override for step in steps)
 
 
 def _back() -> Response:
