@@ -17,8 +17,8 @@ from core.period import period_at
 from dashboard.budget_writer import BudgetWriter
 from dashboard.budgets import managed_here
 from dashboard.deps import Deps
-from dashboard.spend import current_spend
 from dashboard.specs import changed_budget, check_models, checked_total, with_top_up
+from dashboard.spend import current_spend
 
 _FIELDS = ("scopeType", "scopeKey", "limitUsd", "cadence", "timeZone", "softCap", "hardCap")
 _NEW = dict(zip(_FIELDS, ("agent", "", "", "daily", "UTC", "0.8", "1.2"), strict=True))

@@ -94,6 +94,7 @@ function theme() {
   const tell = () => { button.textContent = dark() ? "Light" : "Dark"; };
   button.hidden = false;
   tell();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { tell(); draw(); });
   button.addEventListener("click", () => {
     document.documentElement.dataset.theme = dark() ? "light" : "dark";
     localStorage.setItem("theme", document.documentElement.dataset.theme);
@@ -115,7 +116,10 @@ function live() {
         const cell = row.querySelector(`[data-cell="${name}"]`);
         if (cell && cell.textContent !== String(account[name])) cell.textContent = account[name];
       }
-      row.querySelector('[data-cell="meter"]').value = Math.min(account.share, 120);
+      const gauge = row.querySelector('[data-cell="gauge"]');
+      gauge.setAttribute("class", "gauge " + account.state.toLowerCase());
+      gauge.setAttribute("aria-label", account.share + " % of the limit");
+      gauge.querySelector(".fill").setAttribute("width", Math.floor(Math.min(account.share, 100) * 0.96));
       row.querySelector(".state").className = "state " + account.state.toLowerCase();
       if (!first) {
         row.classList.add("moved");
@@ -182,4 +186,3 @@ document.querySelectorAll("table").forEach(downloadable);
 document.querySelectorAll("form[data-tidy]").forEach(tidy);
 zones();
 addEventListener("resize", () => charts.forEach((chart) => chart.resize()));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

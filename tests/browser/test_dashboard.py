@@ -6,17 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.conftest import logged_in
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.ledger import wait_for_ledger
-from tests.support.needs import require_binary
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -28,29 +24,10 @@ def gateway() -> Iterator[RunningGateway]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = require_binary("chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def page(gateway: RunningGateway, browser: Browser) -> Iterator[Page]:
-    """Logged in. Anything that the browser complains of fails the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    opened, complaints = context.new_page(), list[str]()
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    opened.goto(gateway.url)
-    opened.get_by_label("Admin key").fill(gateway.admin_key)
-    opened.get_by_role("button", name="Log in").click()
-    expect(opened.get_by_role("heading", name="Overview")).to_be_visible()
-    yield opened
-    context.close()
-    assert [c for c in complaints if "(Precondition Failed)" not in c] == [], "but for a form that was too late"
+    with logged_in(gateway, browser) as opened:
+        yield opened
 
 
 def test_money_moves_while_one_looks(page: Page, gateway: RunningGateway):
@@ -102,7 +79,7 @@ def test_a_budget_is_made_changed_and_topped_up(page: Page, gateway: RunningGate
     page.get_by_role("button", name="Top up").click()
     expect(page.get_by_text("Topped up by $2.50")).to_be_visible()
     page.get_by_role("button", name="Pause it").click()
-    expect(page.get_by_text("limits nothing")).to_be_visible()
+    expect(page.get_by_text("It is paused and limits nothing")).to_be_visible()
     budget = gateway.request("GET", "/api/budgets/agent-typed-daily", key="admin").json
     assert (budget["limitUsd"], budget["paused"], len(budget["topUps"])) == ("20.00", True, 2)
 
