@@ -1,7 +1,6 @@
 """What pages are told of a ledger: a real one, with a day of calls."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
