@@ -20,6 +20,7 @@ from ledger.reconcile import Pricing, Report, compare_accounts, compare_calls
 from routing.model import Routes
 from spendgate.catalog import SIMULATED, load_catalog
 from spendgate.settings import Settings
+from telemetry.overrides import PRICE_KIND, load_override
 from telemetry.prices import Price, PriceBook, UnpricedModel
 from telemetry.pricing import cost_nano
 from telemetry.usage import Tokens
@@ -50,7 +51,7 @@ async def reconcile_with(
     balances = await live.balances(await live.all_accounts())
     spent = {b.id: b.spent_nano for b in balances}
     report = Report("live accounts", compare_accounts(await ledger.postings(None), spent))
-    price = _pricing(settings)
+    price = await _pricing(settings, live)
     if databricks:
         report.source = DatabricksUsage.name
         async with DatabricksUsage(_host(settings), _token(), databricks) as source:
@@ -95,9 +96,13 @@ async def _true_up(live: RedisBudgetStore, adjustment: Adjustment) -> bool:
     return settlement.applied
 
 
-def _pricing(settings: Settings) -> Pricing:
+async def _pricing(settings: Settings, live: RedisBudgetStore) -> Pricing:
+    """As calls were charged: by the files, and by the overrides that people set."""
     own = settings.databricks_base_url or settings.routes
     routes, prices = load_catalog(settings, os.environ if own else os.environ | SIMULATED)
+    for change in (await live.changes_since(0))[1]:
+        if change.kind == PRICE_KIND and change.text is not None:
+            prices.put(load_override(change.text, revision=change.version))
 
     def price(model: str, at_ms: int, input_tokens: int, output_tokens: int) -> int | None:
         found = _priced(routes, prices, model, at_ms)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +74,18 @@ def test_a_call_whose_end_nobody_saw_is_adjusted_once(gateway: RunningGateway):
     after = reconciled(gateway, "--databricks", "wh-1")
     assert after["clean"], after
     assert gateway.spend("a")["spent"] * 10**9 == pytest.approx(bill_nano(simulator.bill(recent=10)), abs=1)
+
+
+def test_calls_are_compared_at_the_price_that_a_person_set(gateway: RunningGateway):
+    rates = {"input": "7", "output": "11"}
+    price = {"model": "dbrx", "usdPerMillionTokens": rates, "reason": "a test"}
+    assert gateway.request("POST", "/api/prices", price, key="admin").status == 201
+    set_s = time.time()
+    eventually(lambda: time.time() > set_s + 1, "the provider's record, of whole seconds, tells them apart")
+    assert gateway.chat(agent="a").status == 200
+    wait_for_ledger(gateway)
+    found = reconciled(gateway, "--databricks", "wh-1")
+    assert found["clean"] and found["adjustments"] == [], found
 
 
 def test_helicones_export(gateway: RunningGateway, tmp_path: Path):
