@@ -178,8 +178,18 @@ function zones() {
   }
 }
 
+// A part that is asked for when the session is over would be the login: show it as a page.
+function guard() {
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    if (new URL(event.detail.xhr.responseURL).pathname !== "/login") return;
+    event.detail.shouldSwap = false;
+    location.reload();
+  });
+}
+
 theme();
 draw();
+guard();
 live();
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("table").forEach(downloadable);

@@ -84,7 +84,10 @@ def test_a_budget_is_made_changed_and_topped_up(page: Page, gateway: RunningGate
     assert (budget["limitUsd"], budget["paused"], len(budget["topUps"])) == ("20.00", True, 2)
 
 
-@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models"])
+@pytest.mark.parametrize(
+    "path",
+    ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models", "/ui?outcome=answered"],
+)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: RunningGateway, path: str, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -97,7 +100,10 @@ def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: Runni
     assert serious == []
 
 
-@pytest.mark.parametrize("path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models"])
+@pytest.mark.parametrize(
+    "path",
+    ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models", "/ui?outcome=answered"],
+)
 def test_no_page_is_wider_than_a_phone(page: Page, gateway: RunningGateway, path: str):
     page.set_viewport_size({"width": 360, "height": 800})
     page.goto(gateway.url + path)
