@@ -106,7 +106,7 @@ async def test_the_page_sets_a_price_shows_it_and_ends_it(api: Api):
     (override,) = api.deps.prices.overrides()
     assert (override.price.output_pico, override.reason) == (1_500_000, "a discount")
     shown = await send(api, "GET", "/ui/models", cookie=cookie)
-    assert "Override: a discount" in shown.text and "an override" in shown.text
+    assert "Override: a discount" in shown.text and '<span class="tag on">override</span>' in shown.text
     end = f"/ui/models/prices/{override.id}/end"
     assert (await send(api, "POST", end, "token=nonsense", cookie)).status == 403
     assert (await send(api, "POST", end, f"token={token[1]}", cookie)).status == 303
