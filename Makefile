@@ -17,7 +17,7 @@ JOBS ?= 2
 # What `make mutants` plays with: dotted names, * for any.
 MODULE ?= *
 
-.PHONY: help run test sim soak check fmt test-tools lock
+.PHONY: help run test sim soak check fmt test-tools lock pictures
 .PHONY: bench bench-peers bench-overspend bench-growth bench-ledger bench-litellm-env mutants clean
 
 help: ## this list
@@ -28,6 +28,9 @@ run: $(VENV)/.run-stamp ## start the gateway (ARGS="..." are passed on to: spend
 
 test: $(VENV)/.dev-stamp test-tools ## all tests, JOBS=2 files at once (ARGS="..." are passed on to pytest)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+pictures: $(VENV)/.dev-stamp ## take the docs' pictures of the pages anew, in the run that tests what they show
+	@SPENDGATE_PICTURES=docs/images $(BIN)/python -m pytest tests/browser/test_story.py
 
 sim: $(VENV)/.dev-stamp ## play N=100000 seeds of the simulation from SEED=1; N=1 tells the story of one
 	@$(BIN)/python -m tests.simulation.run --seed $(SEED) --count $(N)

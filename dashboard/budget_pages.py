@@ -14,9 +14,10 @@ from budget.model import Budget
 from core.errors import Conflict, InvalidInput
 from core.money import fraction_floor
 from core.period import period_at
-from dashboard.budget_writer import BudgetWriter, managed_here
+from dashboard.budget_writer import BudgetWriter
 from dashboard.deps import Deps
-from dashboard.specs import changed_budget, check_models, checked_total, with_top_up
+from dashboard.specs import with_top_up
+from dashboard.spend import current_spend
 
 _FIELDS = ("scopeType", "scopeKey", "limitUsd", "cadence", "timeZone", "softCap", "hardCap")
 _NEW = dict(zip(_FIELDS, ("agent", "", "", "daily", "UTC", "0.8", "1.2"), strict=True))
@@ -46,7 +47,8 @@ class BudgetPages:
     async def all(self, request: Request) -> Response:
         """Every budget, and a form for a new one."""
         await self._deps.refresh()
-        return self._list(request, _NEW, None)
+        given = {name: text for name, text in request.query_params.items() if name in _FIELDS}
+        return self._list(request, _NEW | given, None)
 
     async def create(self, request: Request) -> Response:
         """A new budget."""
@@ -70,7 +72,7 @@ class BudgetPages:
     async def one(self, request: Request) -> Response:
         """One budget."""
         await self._deps.refresh()
-        return self._budget(request, None)
+        return await self._budget(request, None)
 
     async def change(self, request: Request) -> Response:
         """New terms."""
@@ -96,22 +98,15 @@ class BudgetPages:
                 budget_id, lambda b: with_top_up(b, spec, top_up_id=top_up_id, now_ms=now_ms), None
             )
         except InvalidInput as error:
-            return self._budget(request, error, error.status)
+            return await self._budget(request, error, error.status)
         return _to(budget_id)
 
     async def _edit(self, request: Request, given: dict[str, Any], form: dict[str, str]) -> Response:
-        now_ms, budget_id = self._deps.clock.now_ms(), request.path_params["budget_id"]
-
-        def edit(budget: Budget) -> Budget:
-            managed_here(budget)
-            changed = changed_budget(budget, given, partial=True, now_ms=now_ms)
-            check_models(changed, self._deps.routes)
-            return checked_total(changed, "limitUsd")
-
+        budget_id = request.path_params["budget_id"]
         try:
-            await self._writer.change(budget_id, edit, frozenset({form.get("revision", "")}))
+            await self._writer.edit(budget_id, given, frozenset({form.get("revision", "")}), partial=True)
         except (InvalidInput, Conflict) as error:
-            return self._budget(request, error, error.status)
+            return await self._budget(request, error, error.status)
         return _to(budget_id)
 
     def _list(
@@ -120,12 +115,15 @@ class BudgetPages:
         budgets = self._deps.book.all()
         return self._pages.show(request, "budgets.html", status, budgets=budgets, given=given, error=error)
 
-    def _budget(self, request: Request, error: InvalidInput | Conflict | None, status: int = 200) -> Response:
+    async def _budget(self, request: Request, error: InvalidInput | Conflict | None, status: int = 200) -> Response:
         budget = self._deps.book.get(request.path_params["budget_id"])
         given = {name: str(text) for name, text in spec_of(budget).items() if name in _FIELDS}
         new_id = self._deps.ids.new("top")
+        accounts = await current_spend(self._deps.store, self._deps.book, self._deps.clock.now_ms())
+        rows = sorted((r for r in accounts if r.terms.budget.id == budget.id), key=lambda r: -r.spent_nano)
+        effect = self._effect(budget)
         return self._pages.show(
-            request, "budget.html", status, given=given, error=error, top_up_id=new_id, **self._effect(budget)
+            request, "budget.html", status, given=given, error=error, top_up_id=new_id, rows=rows, **effect
         )
 
     def _effect(self, budget: Budget) -> dict[str, Any]:

@@ -49,10 +49,11 @@ def share(part: int, whole: int) -> int:
     return part * 100 // whole if whole > 0 else 0
 
 
-def local(at_ms: int, zone: str, *, seconds: bool = False) -> str:
+def local(at_ms: int, zone: str, *, seconds: bool = False, year: bool = False, time: bool = True) -> str:
     """``23 Nov 12:03``, in a time zone."""
     at = datetime.fromtimestamp(at_ms / 1000, UTC).astimezone(ZoneInfo(zone))
-    return at.strftime("%d %b %H:%M:%S" if seconds else "%d %b %H:%M").lstrip("0")
+    hours = " %H:%M:%S" if seconds else " %H:%M"
+    return at.strftime(f"%d %b{' %Y' if year else ''}{hours if time else ''}").lstrip("0")
 
 
 def duration(ms: int) -> str:

@@ -22,11 +22,6 @@ def router(deps: Deps) -> APIRouter:
     return routes
 
 
-def priced_models(deps: Deps) -> list[tuple[Model, list[Price]]]:
-    """Every model with its prices, oldest first."""
-    return [(model, deps.prices.history(model.name)) for model in deps.routes.models]
-
-
 def shown_model(deps: Deps, model: Model, now_ms: int) -> dict[str, object]:
     """A model as answers show it."""
     shown: dict[str, object] = {
@@ -40,12 +35,13 @@ def shown_model(deps: Deps, model: Model, now_ms: int) -> dict[str, object]:
         "maxOutputTokens": model.max_output_tokens,
     }
     try:
-        return shown | {"priced": True} | _price(deps.prices.price_at(model.name, now_ms))
+        return shown | {"priced": True} | rates_of(deps.prices.price_at(model.name, now_ms))
     except UnpricedModel:
         return shown | {"priced": False}
 
 
-def _price(price: Price) -> dict[str, object]:
+def rates_of(price: Price) -> dict[str, object]:
+    """A price as JSON, in dollars."""
     rates_pico = {
         "input": price.input_pico,
         "cachedInput": price.cached_input_pico,

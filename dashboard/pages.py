@@ -18,11 +18,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from budget.model import BudgetState
 from core.errors import BodyTooLarge, InvalidInput, NotFound, SpendgateError, Unauthorized
 from core.scope import parse_scope
-from dashboard import formats, views
+from dashboard import formats, history, views
 from dashboard.budget_pages import budget_pages
 from dashboard.deps import Deps
-from dashboard.models import priced_models
-from dashboard.ranges import RANGES, Range, range_of
+from dashboard.price_pages import price_pages
+from dashboard.ranges import GROUPS, OUTCOMES, RANGES, Range, range_of
 from dashboard.session import Sessions, check_origin
 from dashboard.spend import AccountSpend, current_spend
 from dashboard.what_if_pages import what_if_pages
@@ -62,15 +62,16 @@ class Pages:
         filters = ("money", "exact", "nano_of", "count", "share", "local", "duration")
         self._templates.filters |= {name: getattr(formats, name) for name in filters}
         self._templates.globals |= {"icons": formats.STATE_ICONS, "states": list(BudgetState), "ranges": RANGES}
+        self._templates.globals |= {"groups": GROUPS, "outcomes": list(OUTCOMES), "few": views.FEW, "most": views.MOST}
         self._assets = {name: files("dashboard").joinpath("static", name).read_bytes() for name in _ASSETS}
 
     async def overview(self, request: Request) -> Response:
         """What is spent now, by whom, and where it leads."""
         shown = range_of(request.query_params, self._deps.clock.now_ms())
         view = await views.overview(self._deps, shown)
-        return self.show(
-            request, "overview.html", shown=shown, view=view, **self._charts(shown, view.history, view.burn)
-        )
+        charts = self._charts(shown, view.history, view.burn)
+        many = request.query_params.get("accounts") == "all"
+        return self.show(request, "overview.html", shown=shown, view=view, many=many, **charts)
 
     async def scope(self, request: Request) -> Response:
         """An agent, a team, a user, …"""
@@ -86,10 +87,6 @@ class Pages:
         zone = range_of(request.query_params, self._deps.clock.now_ms()).zone
         found = await views.explained(self._deps.ledger, request.path_params["request_id"])
         return self.show(request, "request.html", found=found, zone=zone)
-
-    async def models(self, request: Request) -> Response:
-        """The models and their prices."""
-        return self.show(request, "models.html", models=priced_models(self._deps))
 
     async def find(self, request: Request) -> Response:
         """To the page of what was typed: a request's id, ``type:key``, or an agent's name."""
@@ -165,10 +162,15 @@ class Pages:
 
         return page
 
-    def _charts(self, shown: Range, history: views.History, burn: views.Burn | None) -> dict[str, Any]:
-        now_ms = self._deps.clock.now_ms()
-        spend, period = views.chart_of(history.over_time, shown.interval), burn and views.burn_chart(burn, now_ms)
-        return {"spend_chart": formats.for_script(spend), "burn_chart": formats.for_script(period), "known": history}
+    def _charts(self, shown: Range, known: history.History, burn: history.Burn | None) -> dict[str, Any]:
+        period = burn and history.burn_chart(burn, self._deps.clock.now_ms())
+        spend = history.spend_chart(known, shown)
+        return {
+            "spend_chart": formats.for_script(spend),
+            "burn_chart": formats.for_script(period),
+            "known": known,
+            "zones": sorted({"UTC", shown.zone, *(budget.zone for budget in self._deps.book.all())}),
+        }
 
     async def posted(self, request: Request) -> dict[str, str]:
         """The fields of a form that one of our pages sent.
@@ -197,11 +199,11 @@ def router(deps: Deps) -> APIRouter:
         ("/ui", pages.overview),
         ("/ui/scope/{kind}/{key:path}", pages.scope),
         ("/ui/request/{request_id}", pages.request),
-        ("/ui/models", pages.models),
         ("/ui/find", pages.find),
     ):
         routes.add_api_route(path, pages.guarded(handler), methods=["GET"], response_model=None)
-    for method, path, page in (*budget_pages(pages, deps), *what_if_pages(pages, deps)):
+    more = (*budget_pages(pages, deps), *price_pages(pages, deps), *what_if_pages(pages, deps))
+    for method, path, page in more:
         routes.add_api_route(path, pages.guarded(page), methods=[method], response_model=None)
     routes.add_api_route("/ui/events", pages.live, methods=["GET"], response_model=None)
     routes.add_api_route("/login", pages.login_form, methods=["GET"], response_model=None)

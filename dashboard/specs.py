@@ -32,6 +32,21 @@ def camel_keys(data: object) -> dict[str, object]:
     return {name if "_" not in str(name) else to_camel(str(name)): value for name, value in data.items()}
 
 
+def instant_ms(field: str, text: str) -> int:
+    """Epoch milliseconds of ISO 8601 with a zone.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    try:
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is None:
+            raise ValueError
+        return int(instant.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise InvalidInput(field, "must be ISO 8601 with a zone, such as 2026-01-31T18:00:00Z") from None
+
+
 def budget_slug(scope: Scope, cadence: str) -> str:
     """An id made from what a budget is: ``agent-all-daily``, ``team-ml-research-monthly``."""
     key = "all" if scope.key == WILDCARD else scope.key
@@ -67,7 +82,7 @@ def with_top_up(budget: Budget, spec: TopUpSpec, *, top_up_id: str, now_ms: int)
         return budget
     period = period_at(budget.cadence, budget.zone, now_ms)
     end_ms = _FAR_FUTURE_MS if period.end_ms is None else period.end_ms
-    expires_ms = end_ms if spec.expires_at is None else _instant_ms("expiresAt", spec.expires_at)
+    expires_ms = end_ms if spec.expires_at is None else instant_ms("expiresAt", spec.expires_at)
     if expires_ms <= now_ms:
         raise InvalidInput("expiresAt", "must be in the future")
     top_up = TopUp(
@@ -150,13 +165,3 @@ def _key_of(budget: Budget, scope_key: str | None) -> str | None:
     if not budget.scope.is_wildcard and key != budget.scope.key:
         raise InvalidInput("scopeKey", f"must be {budget.scope.key}, the key of this budget, or be left out")
     return key
-
-
-def _instant_ms(field: str, text: str) -> int:
-    try:
-        instant = datetime.fromisoformat(text)
-        if instant.tzinfo is None:
-            raise ValueError
-        return int(instant.timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise InvalidInput(field, "must be ISO 8601 with a zone, such as 2026-01-31T18:00:00Z") from None

@@ -65,7 +65,7 @@ class Shape:
     """What the plans of all calls by one chain for one model have in common, for as long as nothing changes.
 
     options: one for each candidate of the plan. skipped: models left out because their circuit is open.
-    changes: of the book, when it was made. from_ms, until_ms: when it holds.
+    changes: of budgets and prices, when it was made. from_ms, until_ms: when it holds.
     """
 
     accounts: tuple[AccountTerms, ...]
@@ -136,11 +136,16 @@ class Planner:
         """
         key = (chain.text, asked.name)
         shape = self._shapes.get(key)
-        if shape is None or not shape.holds(self.book.changes, now_ms):
+        if shape is None or not shape.holds(self._changes, now_ms):
             if len(self._shapes) >= _MOST_SHAPES:
                 self._shapes.popitem(last=False)
             shape = self._shapes[key] = self._make_shape(chain, asked, now_ms, ())
         return shape
+
+    @property
+    def _changes(self) -> int:
+        """Moves when budgets or prices change: each of the two only counts up."""
+        return self.book.changes + self.prices.changes
 
     def _make_shape(self, chain: Chain, asked: Model, now_ms: int, failed: Sequence[str]) -> Shape:
         watched, rule_sets = self._accounts(chain, asked, now_ms)
@@ -167,7 +172,7 @@ class Planner:
         until_ms = min((ms for ms in ends if ms is not None), default=None)
         accounts = tuple(w.terms for w in watched)
         ids = tuple(terms.id for terms in accounts)
-        return Shape(accounts, ids, options, skipped, self.book.changes, now_ms, until_ms)
+        return Shape(accounts, ids, options, skipped, self._changes, now_ms, until_ms)
 
     def _option(self, model: Model, asked: Model, now_ms: int, watched: str, floor_tokens: int | None) -> Option:
         other = model is not asked and self._priced(asked, now_ms)

@@ -17,7 +17,7 @@ from core.scope import parse_scope_text
 from dashboard.budget_writer import BudgetWriter
 from dashboard.budgets import shown_budget
 from dashboard.deps import Deps
-from dashboard.models import priced_models, shown_model
+from dashboard.models import shown_model
 from dashboard.specs import with_reset, with_top_up
 from spendgate.cli_deps import with_deps
 
@@ -186,7 +186,7 @@ def models(as_json: AsJson = False) -> None:
     async def found(deps: Deps, _: object) -> list[tuple[dict[str, Any], list[Any]]]:
         await deps.refresh()
         now_ms = deps.clock.now_ms()
-        return [(shown_model(deps, model, now_ms), prices) for model, prices in priced_models(deps)]
+        return [(shown_model(deps, m, now_ms), deps.prices.history(m.name)) for m in deps.routes.models]
 
     rows = with_deps(found)
     if as_json:

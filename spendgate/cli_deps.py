@@ -58,7 +58,7 @@ def _deps(store: RedisBudgetStore, routes: Routes, prices: PriceBook) -> Deps:
     clock = SystemClock()
     book = BudgetBook(smallest_call_nano=smallest_call_nano(routes, prices, clock.now_ms()))
     keys, ids = KeyRing(), RandomIds(clock)
-    snapshot = Snapshot(store, book, keys)
+    snapshot = Snapshot(store, book, keys, prices)
     budgets = BudgetService(store, book, clock, ids, snapshot.refresh, owner="command")
     flow = ChatFlow(Planner(routes, prices, book, Health(clock)), budgets, Upstreams(routes, clock), clock)
     dry_runs = DryRuns(flow, keys, clock, snapshot.refresh)

@@ -164,7 +164,7 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
     client = connect(redis_url)
     acks = Acks(settings.wait_replicas, settings.wait_fsync, settings.wait_ms)
     store = RedisBudgetStore(client, namespace=settings.namespace, keep_ms=settings.keep_holds_s * 1000, acks=acks)
-    snapshot = Snapshot(store, book, keys)
+    snapshot = Snapshot(store, book, keys, prices)
     budgets = BudgetService(
         store=store,
         book=book,

@@ -22,6 +22,7 @@ from ledger.reconcile import AccountDrift, Pricing, Report, UsageSource, compare
 from routing.model import Routes
 from spendgate.catalog import SIMULATED, load_catalog
 from spendgate.settings import Settings
+from telemetry.overrides import PRICE_KIND, load_override
 from telemetry.prices import Price, PriceBook, UnpricedModel
 from telemetry.pricing import cost_nano
 from telemetry.usage import Tokens
@@ -56,7 +57,7 @@ async def reconcile_with(
     report = Report("live accounts")
     report.behind = await _caught_up(ledger, live)
     report.accounts = await _drifting(ledger, live, wait=not report.behind)
-    price = _pricing(settings)
+    price = await _pricing(settings, live)
     if databricks:
         async with DatabricksUsage(_host(settings), _token(), databricks) as source:
             await _compare(report, source, ledger, live, interval, price)
@@ -155,9 +156,13 @@ async def _true_up(live: RedisBudgetStore, adjustment: Adjustment) -> bool:
     return settlement.applied
 
 
-def _pricing(settings: Settings) -> Pricing:
+async def _pricing(settings: Settings, live: RedisBudgetStore) -> Pricing:
+    """As calls were charged: by the files, and by the overrides that people set."""
     own = settings.databricks_base_url or settings.routes
     routes, prices = load_catalog(settings, os.environ if own else os.environ | SIMULATED)
+    for change in (await live.changes_since(0))[1]:
+        if change.kind == PRICE_KIND and change.text is not None:
+            prices.put(load_override(change.text, revision=change.version))
 
     def price(model: str, at_ms: int, input_tokens: int, output_tokens: int) -> int | None:
         found = _priced(routes, prices, model, at_ms)

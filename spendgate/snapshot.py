@@ -1,4 +1,4 @@
-"""Keeps this process's budgets and keys equal to the store's.
+"""Keeps this process's budgets, keys and price overrides equal to the store's.
 
 A change is seen in two ways: by looking at the version a few times a second, and at once by the first reserve that
 the store refuses as stale. The second makes the first a matter of comfort, not of correctness.
@@ -13,6 +13,8 @@ from budget.ports import Change, Documents
 from core.errors import InvalidInput, StoreUnavailable
 from core.key_codec import KEY_KIND, load_key
 from core.keys import KeyRing
+from telemetry.overrides import PRICE_KIND, load_override
+from telemetry.prices import PriceBook
 
 log = logging.getLogger("spendgate.snapshot")
 
@@ -20,12 +22,13 @@ _LOOK_EVERY_S = 0.25
 
 
 class Snapshot:
-    """Reads changed documents into the book and the key ring."""
+    """Reads changed documents into the books and the key ring."""
 
-    def __init__(self, documents: Documents, book: BudgetBook, keys: KeyRing) -> None:
+    def __init__(self, documents: Documents, book: BudgetBook, keys: KeyRing, prices: PriceBook) -> None:
         self._documents = documents
         self._book = book
         self._keys = keys
+        self._prices = prices
         self._reading = asyncio.Lock()
         self._unreadable: dict[str, str] = {}
         self.loaded = False
@@ -33,7 +36,8 @@ class Snapshot:
     def why_not_ready(self) -> str | None:
         """Why calls can't be admitted under this snapshot; None while they can.
 
-        A budget that this version can't read is a cap that it could not hold, so it admits nothing.
+        A budget that this version can't read is a cap that it could not hold, and a price that it can't read is one
+        that it would not charge: it admits nothing.
         """
         if not self.loaded:
             return "the budgets have not been read from the store yet"
@@ -83,6 +87,11 @@ class Snapshot:
                 self._keys.remove(change.id)
             else:
                 self._keys.put(load_key(change.text))
+        elif change.kind == PRICE_KIND:
+            if change.text is None:
+                self._prices.remove(change.id)
+            else:
+                self._prices.put(load_override(change.text, revision=change.version))
 
     def _forget(self) -> None:
         self._unreadable.clear()
@@ -90,3 +99,5 @@ class Snapshot:
             self._book.remove(budget.id)
         for key in self._keys.all():
             self._keys.remove(key.id)
+        for override in self._prices.overrides():
+            self._prices.remove(override.id)

@@ -5,52 +5,70 @@ const style = (name) => getComputedStyle(document.documentElement).getPropertyVa
 const usd = (value) =>
   value === 0 || Math.abs(value) >= 1 ? "$" + value.toLocaleString("en", { maximumFractionDigits: 2 }) : "$" + Number(value.toPrecision(3));
 
-function mixed(share) {
+function mixed(share, to) {
   const parse = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-  const [from, to] = [parse(style("--accent")), parse(style("--line"))];
-  return "rgb(" + from.map((part, i) => Math.round(part + (to[i] - part) * share)).join(",") + ")";
+  const [from, end] = [parse(style("--accent")), parse(style(to))];
+  return "rgb(" + from.map((part, i) => Math.round(part + (end[i] - part) * share)).join(",") + ")";
 }
 
-function axes() {
-  const line = { lineStyle: { color: style("--line") } };
+function base() {
   const text = { color: style("--soft"), hideOverlap: true };
   return {
     animation: false,
     textStyle: { fontFamily: "system-ui, sans-serif" },
-    grid: { left: 8, right: 12, top: 36, bottom: 8, containLabel: true },
-    xAxis: { type: "time", axisLine: line, axisTick: { show: false }, axisLabel: text, splitLine: { show: false } },
-    yAxis: { type: "value", axisLabel: { ...text, formatter: usd }, splitLine: line },
-    legend: { type: "scroll", top: 0, left: 0, icon: "roundRect", itemWidth: 10, itemHeight: 10, textStyle: text, pageTextStyle: text },
-    tooltip: { trigger: "axis", valueFormatter: (v) => (v == null ? "–" : usd(v)), backgroundColor: style("--panel"), borderColor: style("--line"), textStyle: { color: style("--ink") } },
+    grid: { left: 4, right: 14, top: 36, bottom: 4, containLabel: true },
+    xAxis: { axisLine: { lineStyle: { color: style("--edge") } }, axisTick: { show: false }, axisLabel: text, splitLine: { show: false } },
+    yAxis: { type: "value", axisLabel: { ...text, formatter: usd }, splitLine: { lineStyle: { color: style("--line") } }, splitNumber: 4 },
+    legend: { type: "scroll", top: 0, left: 0, icon: "roundRect", itemWidth: 10, itemHeight: 10, itemGap: 14, textStyle: { color: style("--soft") }, pageTextStyle: { color: style("--soft") }, pageIconColor: style("--accent"), pageIconInactiveColor: style("--line") },
+    tooltip: { trigger: "axis", axisPointer: { type: "shadow", shadowStyle: { color: style("--soft"), opacity: 0.1 } }, valueFormatter: (v) => (v == null ? "–" : usd(v)), backgroundColor: style("--panel"), borderColor: style("--line"), textStyle: { color: style("--ink") } },
   };
 }
 
+// The dearest is darkest; what is left of the others is grey.
 function spendChart(data) {
-  const count = Math.max(1, data.series.length - 1);
+  const own = data.series.filter((one) => one.name !== "other").length;
   const series = data.series.map((one, n) => ({
-    name: one.name, type: "bar", stack: "spend", barMaxWidth: 28, itemStyle: { color: mixed((0.85 * n) / count) },
-    data: data.times.map((at, i) => [at, one.usd[i]]),
+    name: one.name, type: "bar", stack: "spend", barMaxWidth: 64, barCategoryGap: "28%", data: one.usd,
+    itemStyle: { color: one.name === "other" ? style("--edge") : mixed((0.75 * n) / Math.max(1, own - 1), "--panel") },
   }));
-  const base = axes();
-  return { ...base, xAxis: { ...base.xAxis, min: data.start, max: data.end }, series };
+  const all = base();
+  const short = (label) => { const [day, time] = label.split(/ (?=\d\d:)/); return time && time !== "00:00" ? time : day; };
+  return { ...all, xAxis: { ...all.xAxis, type: "category", data: data.labels, axisLabel: { ...all.xAxis.axisLabel, formatter: short } }, series };
+}
+
+// ECharts knows the browser's zone and UTC only: what a clock in the budget's zone shows is drawn as if it were UTC.
+function clockOf(zone) {
+  const format = new Intl.DateTimeFormat("en", { timeZone: zone, hourCycle: "h23", year: "numeric", month: "numeric", day: "numeric", hour: "numeric", minute: "numeric", second: "numeric" });
+  return (at) => {
+    const part = Object.fromEntries(format.formatToParts(at).map(({ type, value }) => [type, Number(value)]));
+    return Date.UTC(part.year, part.month - 1, part.day, part.hour, part.minute, part.second);
+  };
 }
 
 function burnChart(data) {
-  const flat = (value) => [[data.start, value], [data.end, value]];
+  const clock = clockOf(data.zone);
+  const [start, end, now] = [data.start, data.end, data.now].map(clock);
   const last = data.spent[data.spent.length - 1][1];
+  const line = (name, color, width, type, points) => ({ name, type: "line", showSymbol: false, lineStyle: { color: style(color), width, type }, itemStyle: { color: style(color) }, data: points });
   const series = [
-    { name: "spent", type: "line", step: "end", showSymbol: false, lineStyle: { color: style("--accent"), width: 2 }, itemStyle: { color: style("--accent") }, areaStyle: { color: style("--accent"), opacity: 0.12 }, data: [...data.spent, [data.now, last]] },
-    { name: "limit", type: "line", showSymbol: false, lineStyle: { color: style("--soft"), width: 1 }, itemStyle: { color: style("--soft") }, data: flat(data.limit) },
-    { name: "hard cap", type: "line", showSymbol: false, lineStyle: { color: style("--stopped"), width: 1 }, itemStyle: { color: style("--stopped") }, data: flat(data.hard) },
+    { ...line("spent", "--accent", 2, "solid", [...data.spent.map(([at, usd]) => [clock(at), usd]), [now, last]]), step: "end", areaStyle: { color: style("--accent"), opacity: 0.12 } },
+    line("limit", "--soft", 1, "solid", [[start, data.limit], [end, data.limit]]),
+    line("hard cap", "--stopped", 1, "solid", [[start, data.hard], [end, data.hard]]),
   ];
   if (data.forecast) {
-    const ends = { expected: "solid", low: "dotted", high: "dotted" };
-    for (const [name, type] of Object.entries(ends)) {
-      series.push({ name: "forecast, " + name, type: "line", showSymbol: false, lineStyle: { color: style("--accent"), width: 1, type: type === "solid" ? "dashed" : type }, itemStyle: { color: style("--accent") }, data: [[data.now, last], [data.end, data.forecast[name]]] });
-    }
+    const { low, expected, high } = data.forecast;
+    const band = { stack: "band", silent: true, tooltip: { show: false } };
+    series.push(
+      line("forecast", "--accent", 1.5, "dashed", [[now, last], [end, expected]]),
+      { ...line("low", "--accent", 0, "solid", [[now, last], [end, low]]), ...band },
+      { ...line("nine times in ten", "--accent", 0, "solid", [[now, 0], [end, high - low]]), ...band, areaStyle: { color: style("--accent"), opacity: 0.15 } },
+    );
   }
-  const base = axes();
-  return { ...base, xAxis: { ...base.xAxis, min: data.start, max: data.end }, series };
+  const all = base();
+  return {
+    ...all, useUTC: true, xAxis: { ...all.xAxis, type: "time", min: start, max: end }, series,
+    legend: { ...all.legend, data: ["spent", "forecast", "limit", "hard cap"] }, tooltip: { show: false },
+  };
 }
 
 function compareChart(data) {
@@ -85,6 +103,7 @@ function theme() {
   const tell = () => { button.textContent = dark() ? "Light" : "Dark"; };
   button.hidden = false;
   tell();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { tell(); draw(); });
   button.addEventListener("click", () => {
     document.documentElement.dataset.theme = dark() ? "light" : "dark";
     localStorage.setItem("theme", document.documentElement.dataset.theme);
@@ -100,12 +119,16 @@ function live() {
   source.onmessage = (message) => {
     for (const account of JSON.parse(message.data)) {
       const row = document.querySelector(`[data-account="${CSS.escape(account.account)}"]`);
+      if (!row && !first && !document.querySelector("[data-account]")) return location.reload();
       if (!row) continue;
       for (const name of ["spent", "held", "left", "share", "state", "icon"]) {
         const cell = row.querySelector(`[data-cell="${name}"]`);
         if (cell && cell.textContent !== String(account[name])) cell.textContent = account[name];
       }
-      row.querySelector('[data-cell="meter"]').value = Math.min(account.share, 120);
+      const gauge = row.querySelector('[data-cell="gauge"]');
+      gauge.setAttribute("class", "gauge " + account.state.toLowerCase());
+      gauge.setAttribute("aria-label", account.share + " % of the limit");
+      gauge.querySelector(".fill").setAttribute("width", Math.floor(Math.min(account.share, 100) * 0.96));
       row.querySelector(".state").className = "state " + account.state.toLowerCase();
       if (!first) {
         row.classList.add("moved");
@@ -151,10 +174,34 @@ function downloadable(table) {
   table.closest(".scroll").after(link);
 }
 
+// What is not filled in need not stand in the URL; a choice is shown at once.
+function tidy(form) {
+  form.addEventListener("formdata", ({ formData }) => [...formData].forEach(([name, text]) => text || formData.delete(name)));
+  form.querySelectorAll("select").forEach((choice) => choice.addEventListener("change", () => form.requestSubmit()));
+}
+
+function zones() {
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  for (const list of document.querySelectorAll("#zones")) {
+    if (own && ![...list.options].some((option) => option.value === own)) list.append(new Option(own));
+  }
+}
+
+// A part that is asked for when the session is over would be the login: show it as a page.
+function guard() {
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    if (new URL(event.detail.xhr.responseURL).pathname !== "/login") return;
+    event.detail.shouldSwap = false;
+    location.reload();
+  });
+}
+
 theme();
 draw();
+guard();
 live();
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("table").forEach(downloadable);
+document.querySelectorAll("form[data-tidy]").forEach(tidy);
+zones();
 addEventListener("resize", () => charts.forEach((chart) => chart.resize()));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.conftest import logged_in
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.ledger import wait_for_ledger
-from tests.support.needs import require_binary
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
-PATHS = ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models", "/ui/what-if"]
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
+PATHS = [
+    *("/ui", "/ui?outcome=answered", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models"),
+    "/ui/what-if",
 ]
 
 
@@ -29,29 +28,10 @@ def gateway() -> Iterator[RunningGateway]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = require_binary("chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def page(gateway: RunningGateway, browser: Browser) -> Iterator[Page]:
-    """Logged in. Anything that the browser complains of fails the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    opened, complaints = context.new_page(), list[str]()
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    opened.goto(gateway.url)
-    opened.get_by_label("Admin key").fill(gateway.admin_key)
-    opened.get_by_role("button", name="Log in").click()
-    expect(opened.get_by_role("heading", name="Overview")).to_be_visible()
-    yield opened
-    context.close()
-    assert [c for c in complaints if "(Precondition Failed)" not in c] == [], "but for a form that was too late"
+    with logged_in(gateway, browser) as opened:
+        yield opened
 
 
 def test_money_moves_while_one_looks(page: Page, gateway: RunningGateway):
@@ -103,14 +83,12 @@ def test_a_budget_is_made_changed_and_topped_up(page: Page, gateway: RunningGate
     page.get_by_role("button", name="Top up").click()
     expect(page.get_by_text("Topped up by $2.50")).to_be_visible()
     page.get_by_role("button", name="Pause it").click()
-    expect(page.get_by_text("limits nothing")).to_be_visible()
+    expect(page.get_by_text("It is paused and limits nothing")).to_be_visible()
     budget = gateway.request("GET", "/api/budgets/agent-typed-daily", key="admin").json
     assert (budget["limitUsd"], budget["paused"], len(budget["topUps"])) == ("20.00", True, 2)
 
 
-@pytest.mark.parametrize(
-    "path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models", "/ui/what-if"]
-)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: RunningGateway, path: str, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -123,9 +101,7 @@ def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: Runni
     assert serious == []
 
 
-@pytest.mark.parametrize(
-    "path", ["/ui", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models", "/ui/what-if"]
-)
+@pytest.mark.parametrize("path", PATHS)
 def test_no_page_is_wider_than_a_phone(page: Page, gateway: RunningGateway, path: str):
     page.set_viewport_size({"width": 360, "height": 800})
     page.goto(gateway.url + path)

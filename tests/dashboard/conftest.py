@@ -26,6 +26,7 @@ from dashboard.app import Deps, create_router, install_errors
 from dashboard.pages import router as create_pages
 from ledger.duckdb_store import DuckDbLedger
 from routing.model import Endpoint, Model, ModelRole, Routes
+from telemetry.overrides import PRICE_KIND, load_override
 from telemetry.prices import PriceBook, prices_from
 
 NOON_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z, a Monday
@@ -133,20 +134,23 @@ def prices() -> PriceBook:
 
 
 def make_deps(store: MemoryBudgetStore, clock: StillClock) -> Deps:
-    book, keys = BudgetBook(), KeyRing()
+    book, keys, price_book = BudgetBook(), KeyRing(), prices()
 
     async def refresh() -> None:
         version, changes = await store.changes_since(book.version)
         for change in changes:
             if change.kind == KEY_KIND:
                 keys.put(load_key(change.text)) if change.text else keys.remove(change.id)
+            elif change.kind == PRICE_KIND:
+                if change.text:
+                    price_book.put(load_override(change.text, revision=change.version))
             elif change.text is None:
                 book.remove(change.id)
             else:
                 book.put(load_budget(change.text, revision=change.version))
         book.version = version
 
-    return Deps(store, store, book, keys, routes(), prices(), clock, RandomIds(clock), refresh)
+    return Deps(store, store, book, keys, routes(), price_book, clock, RandomIds(clock), refresh)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,6 +99,21 @@ def test_calls_go_on_meanwhile(gateway: RunningGateway):
     assert not failed
     assert [f for f in found if not f["clean"]] == []
     assert [sum(m["callsThere"] for m in f["models"].values()) > 0 for f in found] == [True] * 3
+
+
+def test_calls_are_compared_at_the_price_that_a_person_set(gateway: RunningGateway):
+    rates = {"input": "7", "output": "11"}
+    price = {"model": "dbrx", "usdPerMillionTokens": rates, "reason": "a test"}
+    assert gateway.request("POST", "/api/prices", price, key="admin").status == 201
+    set_s = time.time()
+    eventually(lambda: time.time() > set_s + 1, "the provider's record, of whole seconds, tells them apart")
+    simulator = simulator_of(gateway)
+    simulator.set_fault("*", fault="truncated", times=1)
+    gateway.chat(agent="a", maxTokens=400)
+    wait_for_ledger(gateway)
+    lost = next(c for c in simulator.bill(recent=10)["client_request_ids"] if "dbrx" in c["model"])
+    (adjustment,) = reconciled(gateway, "--databricks", "wh-1")["adjustments"]
+    assert adjustment["costNano"] == lost["prompt_tokens"] * 7_000 + lost["completion_tokens"] * 11_000
 
 
 def test_helicones_export(gateway: RunningGateway, tmp_path: Path):

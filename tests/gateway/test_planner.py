@@ -11,7 +11,7 @@ from gateway.planner import NoUpstream, Planner
 from routing.errors import FailureKind, UpstreamError
 from routing.health import Health
 from routing.routes_file import default_routes_text, load_routes
-from telemetry.prices import PriceBook, default_prices_text, load_prices
+from telemetry.prices import Override, PriceBook, default_prices_text, load_prices, price_of
 
 DBRX, MIXTRAL = "databricks-dbrx-instruct", "databricks-mixtral-8x7b-instruct"
 LLAMA8 = "databricks-meta-llama-3-1-8b-instruct"
@@ -93,3 +93,24 @@ def test_a_model_whose_circuit_is_open_is_left_out_and_named() -> None:
         plans.health.failed(MIXTRAL, UpstreamError(FailureKind.UNAVAILABLE, "x"))
     with pytest.raises(NoUpstream, match=DBRX):
         plans.plan(call(), NOW_MS)
+
+
+def test_a_hold_is_for_the_price_that_a_person_set_from_its_instant_on() -> None:
+    prices = PriceBook(load_prices(default_prices_text(), source="test"))
+    plans = Planner(ROUTES, prices, BudgetBook([budget()]), Health(SystemClock()))
+    outs = [plans.plan(call(), NOW_MS)[0].candidates[0].out_pico]
+    price = price_of(DBRX, NOW_MS + 10, {"input": 1, "output": 7}, request_nano=0, source="x", override_id="prc_1")
+    prices.put(Override(price, NOW_MS + 20, "a test", NOW_MS))
+    outs += [plans.plan(call(), NOW_MS + ms)[0].candidates[0].out_pico for ms in (9, 10, 19, 20)]
+    prices.put(Override(price, NOW_MS + 15, "a test", NOW_MS))
+    outs.append(plans.plan(call(), NOW_MS + 19)[0].candidates[0].out_pico)
+    assert outs == [2_250_000, 2_250_000, 7, 7, 2_250_000, 2_250_000]
+
+
+def test_what_is_kept_of_a_plan_ends_with_a_new_price() -> None:
+    prices = PriceBook(load_prices(default_prices_text(), source="test"))
+    plans = Planner(ROUTES, prices, BudgetBook([budget()]), Health(SystemClock()))
+    plans.plan(call(), NOW_MS)
+    price = price_of(DBRX, NOW_MS, {"input": 1, "output": 7}, request_nano=0, source="x", override_id="prc_1")
+    prices.put(Override(price, None, "a test", NOW_MS))
+    assert plans.plan(call(), NOW_MS)[0].candidates[0].out_pico == 7

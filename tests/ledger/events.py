@@ -23,13 +23,15 @@ PRICES = {
     "mixtral": {"input": 500_000, "cached_input": 500_000, "cache_write": 0, "output": 1_000_333, "reasoning": 1},
     "sonnet": {"input": 3_000_000, "cached_input": 300_000, "cache_write": 3_750_000, "output": 15_000_000}
     | {"reasoning": 15_000_000},
+    "databricks-dbrx-instruct": {"input": 15_000_000, "output": 45_000_000},
+    "databricks-mixtral-8x7b-instruct": {"input": 500_000, "output": 1_000_000},
 }
 TOKENS = {"input": 101, "cached_input": 7, "cache_write": 0, "output": 60, "reasoning": 0}
 
 
 def prices_of(model: str, request_nano: int = 0) -> dict[str, int]:
     """What an event says of a model's prices."""
-    return {**PRICES[model], "request_nano": request_nano}
+    return dict.fromkeys(TOKENS, 0) | PRICES[model] | {"request_nano": request_nano}
 
 
 def cost_of(tokens: dict[str, int], prices: dict[str, int]) -> int:

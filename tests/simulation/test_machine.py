@@ -27,7 +27,7 @@ from core.period import period_at
 from core.scope import Scope
 from spendgate.snapshot import Snapshot
 from tests.simulation.books import Books
-from tests.simulation.catalog import BOT, TEAM
+from tests.simulation.catalog import BOT, PRICES, TEAM
 from tests.simulation.climate import changed
 from tests.simulation.loop import run_now
 
@@ -135,7 +135,7 @@ class Life(RuleBasedStateMachine):
         self.clock.at_ms = start
         for name in ("w0", "w1"):
             line, book = Shaky(self.books), BudgetBook(smallest_call_nano=2)
-            snapshot = Snapshot(line, book, KeyRing())
+            snapshot = Snapshot(line, book, KeyRing(), PRICES)
             self.lines.append(line)
             clock = Clock(self.clock)
             self.workers.append(BudgetService(line, book, clock, self.ids, snapshot.refresh, name, lease_ms=LEASE_MS))

@@ -109,7 +109,7 @@ class SimWorker(Owner):
         self.requests: list[asyncio.Task[Any]] = []
         self.spawned: list[asyncio.Task[Any]] = []
         book, keys = BudgetBook(smallest_call_nano=SMALLEST_CALL_NANO), KeyRing([KEY])
-        self.snapshot = Snapshot(line, book, keys)
+        self.snapshot = Snapshot(line, book, keys, PRICES)
         self.journal = SimJournal(disk, ids.new("wrk"))
         self.budgets = BudgetService(
             store=line,
