@@ -15,6 +15,7 @@ from budget.dry_run import DryRun
 from budget.model import Budget
 from core.errors import InvalidInput, SpendgateError
 from core.money import NANO_PER_USD
+from core.period import period_at
 from core.scope import parse_scope_text
 from dashboard.budget_pages import Handler, Shower
 from dashboard.deps import Deps
@@ -155,12 +156,10 @@ def _rules(field: str, text: str) -> list[dict[str, str]]:
 def _chart(ask: ReplayAsk, found: Replay) -> str:
     """Spend by day, in dollars for drawing alone, as JSON for a script element."""
     chart = {
-        "times": [day.start_ms for day in found.days],
+        "labels": [period_at("daily", ask.budget.zone, day.start_ms).id for day in found.days],
         "series": [
             {"name": "as it was", "usd": [day.actual.spent_nano / NANO_PER_USD for day in found.days]},
             {"name": "as it would have been", "usd": [day.simulated.spent_nano / NANO_PER_USD for day in found.days]},
         ],
-        "start": ask.interval.start_ms,
-        "end": ask.interval.end_ms,
     }
     return for_script(chart)

@@ -72,12 +72,10 @@ function burnChart(data) {
 }
 
 function compareChart(data) {
-  const colors = [mixed(0.6), style("--accent")];
-  const series = data.series.map((one, n) => ({
-    name: one.name, type: "bar", barMaxWidth: 18, itemStyle: { color: colors[n] }, data: data.times.map((at, i) => [at, one.usd[i]]),
-  }));
-  const base = axes();
-  return { ...base, xAxis: { ...base.xAxis, min: data.start, max: data.end }, series };
+  const colors = [style("--edge"), style("--accent")];
+  const series = data.series.map((one, n) => ({ name: one.name, type: "bar", barMaxWidth: 18, itemStyle: { color: colors[n] }, data: one.usd }));
+  const all = base();
+  return { ...all, xAxis: { ...all.xAxis, type: "category", data: data.labels }, series };
 }
 
 const makers = { spend: spendChart, burn: burnChart, compare: compareChart };
