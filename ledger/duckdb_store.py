@@ -116,11 +116,12 @@ class DuckDbLedger:
         # Nothing was rebuilt before the end of the first epoch, so what follows the position there is new.
         follows = era == 1 and bool(batch.events) and batch.events[0].sequence > self.position().sequence
         refused = [c for c in batch.calls if c.kind == "refusal"]
+        told = [] if follows else batch.events
         for table, identities, from_ms in (
-            ("events", [e.identity for e in batch.events], min(map(earliest_ms, batch.events), default=0)),
+            ("events", [e.identity for e in told], min(map(earliest_ms, told), default=0)),
             ("calls", [c.identity for c in refused], min((c.at_ms for c in refused), default=0)),
         ):
-            if identities and not (follows and table == "events"):
+            if identities:
                 found = self._rows(
                     f"SELECT identity FROM {table} WHERE at_ms >= ? AND identity IN (SELECT unnest(?::VARCHAR[]))",
                     [from_ms, identities],

@@ -76,13 +76,8 @@ def _identity(kind: str, fields: dict[str, str]) -> str:
 
 
 def _add_postings(rows: Batch, identity: str, at_ms: int, fields: dict[str, str], posted_nano: int) -> None:
-    account_ids = fields["accounts"].split("\n")
-    spent = fields.get("spent_after", "").split()
-    known = len(spent) == len(account_ids)
-    rows.postings += [
-        Posting(identity, at_ms, account_id, posted_nano, int(spent[n]) if known else None)
-        for n, account_id in enumerate(account_ids)
-    ]
+    for account_id in fields["accounts"].split("\n"):
+        rows.postings.append(Posting(identity, at_ms, account_id, posted_nano))
 
 
 def _call(identity: str, at_ms: int, fields: dict[str, str], detail: dict[str, Any], posted_nano: int) -> CallRow:

@@ -10,5 +10,5 @@ SELECT at_ms // 900000 * 900000, path, provider, model_served, model_requested, 
     sum(CASE WHEN kind = 'expire' THEN posted_nano WHEN corrects THEN posted_nano - cost_nano ELSE 0 END),
     sum(input_tokens + cached_input_tokens + cache_write_tokens), sum(output_tokens + reasoning_tokens),
     coalesce(sum(latency_ms), 0), count(latency_ms)
-FROM (SELECT *, kind IN ('settle', 'void') AND posted_nano <> cost_nano AS corrects FROM new_calls)
+FROM (SELECT *, kind IN ('settle', 'void') AND posted_nano <> cost_nano AS corrects FROM {source})
 GROUP BY ALL
