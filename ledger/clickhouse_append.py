@@ -20,9 +20,9 @@ import orjson
 from ledger.charges import records_of
 from ledger.clickhouse_connection import Connection, with_columns
 from ledger.clickhouse_sql import Snapshot, sql
-from ledger.duckdb_sql import SLOT_MS
 from ledger.ids import earliest_ms
 from ledger.model import Batch, CallRow, ChargeGroup, EventRow, Position, Posting
+from ledger.spans import SLOT_MS
 
 #: An attempt after one that may have broken off takes a number as far as this ahead, by chance: not that one's.
 _JUMP = 2**32

@@ -16,9 +16,10 @@ import duckdb
 import orjson
 
 from ledger.arrow import table
-from ledger.duckdb_sql import SLOT_MS, sql, template_columns
+from ledger.duckdb_sql import sql, template_columns
 from ledger.model import CallRow, Charge, ChargeGroup, EventRow, Posting
 from ledger.scopes import keys_of
+from ledger.spans import SLOT_MS
 
 #: Columns as they come to DuckDB. Amounts are whole pico-dollars.
 EVENTS = {

@@ -16,14 +16,15 @@ import duckdb
 
 from core.errors import ConfigError
 from ledger.duckdb_append import EVENTS, Appender
-from ledger.duckdb_sql import conditions_on_calls, conditions_on_charges, parts_of, schema, sql
+from ledger.duckdb_sql import conditions_on_calls, conditions_on_charges, query_of, schema, sql
 from ledger.errors import LedgerUnavailable
 from ledger.ids import ALL_TIME, around, earliest_ms
 from ledger.model import Batch, CallRow, EventRow, Position
 from ledger.ports import AccountPoint, CallsAsk, CallsRow, Filter, Interval, SpendAsk, SpendRow, StateChange
 from ledger.scopes import UNSUMMED
+from ledger.spans import DAY_MS, within
 
-LAYOUT = 1
+LAYOUT = 2
 _PAGE = 10_000
 _CALL_FIELDS = ", ".join(f.name for f in fields(CallRow))
 _EVENT_FIELDS = ", ".join(EVENTS)
@@ -131,21 +132,22 @@ class DuckDbLedger:
 
     def spend(self, ask: SpendAsk) -> list[SpendRow]:
         """From cost records; unsorted."""
-        parts = parts_of(ask, of_calls=False, unsummed=UNSUMMED)
         groups = len(ask.group_by)
-        return [
-            SpendRow(tuple(row[:groups]), *row[groups:])
-            for row in self._rows(parts.fill(sql("spend")), parts.parameters)
-        ]
+        return [SpendRow(tuple(row[:groups]), *row[groups:]) for row in self._summed(ask, of_calls=False)]
 
     def calls(self, ask: SpendAsk) -> list[CallsRow]:
         """From the rows about calls; unsorted."""
-        parts = parts_of(ask, of_calls=True, unsummed=UNSUMMED)
         groups = len(ask.group_by)
-        return [
-            CallsRow(tuple(row[:groups]), *row[groups:])
-            for row in self._rows(parts.fill(sql("calls")), parts.parameters)
-        ]
+        return [CallsRow(tuple(row[:groups]), *row[groups:]) for row in self._summed(ask, of_calls=True)]
+
+    def _summed(self, ask: SpendAsk, *, of_calls: bool) -> list[Any]:
+        table = "call_slots" if of_calls else "spend_slots"
+        bounds = f"SELECT min(slot_ms), max(slot_ms) + {DAY_MS} FROM {table} WHERE span_ms = {DAY_MS}"
+        with self._available(), self._db.cursor() as cursor, _transaction(cursor) as db:
+            [(start_ms, end_ms)] = db.execute(bounds).fetchall()
+            known = Interval(start_ms or 0, end_ms or 0)
+            query = query_of(within(ask, known), of_calls=of_calls, unsummed=UNSUMMED)
+            return db.execute(query.text, query.parameters).fetchall()
 
     def call_list(self, ask: CallsAsk) -> list[CallRow]:
         """Single calls, newest first."""

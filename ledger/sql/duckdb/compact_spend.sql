@@ -1,5 +1,5 @@
 CREATE OR REPLACE TABLE spend_slots AS
-SELECT slot_ms, path, provider, service, category, meter, model, model_requested, basis, source,
+SELECT span_ms, slot_ms, path, provider, service, category, meter, model, model_requested, basis, source,
     sum(cost)::DECIMAL(38, 12) AS cost, sum(list_cost)::DECIMAL(38, 12) AS list_cost,
     sum(quantity)::DECIMAL(38, 12) AS quantity
-FROM spend_slots GROUP BY ALL ORDER BY slot_ms
+FROM spend_slots GROUP BY ALL ORDER BY span_ms, slot_ms
