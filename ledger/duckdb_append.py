@@ -19,7 +19,7 @@ from ledger.arrow import table
 from ledger.duckdb_sql import sql, template_columns
 from ledger.model import CallRow, Charge, ChargeGroup, EventRow, Posting
 from ledger.scopes import keys_of
-from ledger.spans import SLOT_MS
+from ledger.spans import SLOT_MS, SPANS_MS
 
 #: Columns as they come to DuckDB. Amounts are whole pico-dollars.
 EVENTS = {
@@ -145,7 +145,7 @@ class Appender:
         self._add_paths(db, {c.path for c in calls})
         with _source(db, _CALLS, map(_call, calls)) as source:
             db.execute(f"INSERT INTO calls BY NAME SELECT * FROM {source}")
-            db.execute(sql("add_call_slots").format(source=source))
+            db.execute(sql("add_call_slots").format(source=source, spans=list(SPANS_MS)))
 
     def add_charges(self, db: duckdb.DuckDBPyConnection, groups: Sequence[ChargeGroup]) -> None:
         """Cost records and their sums."""
@@ -177,7 +177,7 @@ class Appender:
         with _source(db, _CHARGES, rows) as source:
             source = sql("new_charges").format(source=source)
             db.execute(f"INSERT INTO charge_rows BY NAME SELECT * FROM {source}")
-            db.execute(sql("add_spend_slots").format(source=source))
+            db.execute(sql("add_spend_slots").format(source=source, spans=list(SPANS_MS)))
 
     def committed(self) -> None:
         """The transaction is done."""

@@ -1,8 +1,8 @@
 """Which sums an answer is read from: the coarsest that fit between the bounds of its interval and of its buckets. Pure.
 
-Sums are kept by day and hour in UTC and by quarter of an hour, which the days of every time zone consist of. A day of
-Berlin is 24 of the hours, one of Kathmandu 23 of them and four quarters, a week of either six whole days and such an
-edge; what an interval has of a quarter at its ends comes from the records themselves.
+Sums are kept by day, four hours and hour in UTC and by quarters of an hour, which the days of any time zone consist of.
+A day of Berlin is five times four hours and four hours more, one of Kathmandu needs some quarters besides, a week of
+either has whole days between such edges. What an interval has of a quarter at its ends comes from the records.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,12 +17,11 @@ SLOT_MS = 900_000
 _HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 #: Lengths of what sums are kept of, the longest first.
-SPANS_MS = (DAY_MS, _HOUR_MS, SLOT_MS)
+SPANS_MS = (DAY_MS, 4 * _HOUR_MS, _HOUR_MS, SLOT_MS)
 #: The "span" of records, of which there are no sums.
 RECORDS = 0
 #: What is read of one span is read in so many goes at most, each from its first to its last instant.
 _REACHES = 12
-_FAR_MS = 3 * DAY_MS
 
 
 @value
@@ -56,7 +55,7 @@ def reaches(of: Iterable[Stretch], span_ms: int) -> list[Interval]:
     parts = [s for s in of if s.span_ms == span_ms]
     if not parts:
         return []
-    far_ms = max(_FAR_MS, (parts[-1].end_ms - parts[0].start_ms) // _REACHES)
+    far_ms = (parts[-1].end_ms - parts[0].start_ms) // _REACHES
     found = [Interval(parts[0].start_ms, parts[0].end_ms)]
     for part in parts[1:]:
         if part.start_ms - found[-1].end_ms > far_ms:

@@ -1,5 +1,5 @@
 INSERT INTO spend_slots
-SELECT {batch}, false, arrayJoin([900000, 3600000, 86400000]) AS span_ms,
+SELECT {batch}, false, arrayJoin({spans}) AS span_ms,
     intDiv(toUnixTimestamp64Milli(`ChargePeriodStart`), span_ms) * span_ms, path,
     `ServiceProviderName`, `ServiceName`, `ServiceCategory`, `SkuMeter`, `x_ModelServed`, `x_ModelRequested`,
     `x_CostBasis`, `x_CostSource`,

@@ -57,8 +57,8 @@ PARTITION BY toYYYYMM(`ChargePeriodStart`)
 ORDER BY (`ChargePeriodStart`, `x_SourceRecordId`, batch)
 SETTINGS non_replicated_deduplication_window = 1000;
 
--- Sums by quarter of an hour, which is what every time zone's day is made of, those of spend and calls also by hour and
--- by day in UTC: span_ms is the length of a slot. Each batch adds rows of its own, and `compact` adds merged ones, which
+-- Sums by quarter of an hour, which is what every time zone's day is made of, those of spend and calls also by longer
+-- spans in UTC: span_ms is the length of a slot. Each batch adds rows of its own, and `compact` adds merged ones, which
 -- then count instead.
 CREATE TABLE IF NOT EXISTS spend_slots (batch UInt64, merged Bool, span_ms Int64, slot_ms Int64,
     path LowCardinality(String),

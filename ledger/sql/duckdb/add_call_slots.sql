@@ -20,5 +20,5 @@ SELECT span_ms, slot_ms // span_ms * span_ms, path, provider, model_served, mode
     refusal, downgraded, sum(calls), sum(refused), sum(failed), sum(cost_nano), sum(saved_nano), sum(avoided_nano),
     sum(unconfirmed_nano), sum(input_tokens), sum(output_tokens), sum(latency_ms), sum(timed)
 FROM summed
-CROSS JOIN (VALUES (900000::BIGINT), (3600000), (86400000)) AS spans(span_ms)
+CROSS JOIN (SELECT unnest({spans}::BIGINT[]) AS span_ms)
 GROUP BY ALL

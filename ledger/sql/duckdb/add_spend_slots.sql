@@ -11,5 +11,5 @@ SELECT span_ms, slot_ms // span_ms * span_ms, path, "ServiceProviderName", "Serv
 FROM summed
 JOIN charge_kinds AS kind ON kind.id = summed.kind
 JOIN charge_chains AS chain ON chain.id = summed.chain
-CROSS JOIN (VALUES (900000::BIGINT), (3600000), (86400000)) AS spans(span_ms)
+CROSS JOIN (SELECT unnest({spans}::BIGINT[]) AS span_ms)
 GROUP BY ALL
