@@ -64,4 +64,9 @@ def fill(path: Path, records: int, tell: Callable[[int], None]) -> DuckDbLedger:
         for table in ("seed_charge_rows", "seed_calls"):
             db.execute(f"DROP TABLE {table}")
         db.execute("CHECKPOINT")
+    return opened(path)
+
+
+def opened(path: Path) -> DuckDbLedger:
+    """A ledger with the memory that it has in the product."""
     return DuckDbLedger(path, new_id="ldg_bench", memory_mib=1024)

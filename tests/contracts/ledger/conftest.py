@@ -1,6 +1,7 @@
 """A ledger of each engine, empty at first."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,15 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChdbServer]
 @pytest.fixture
 def location(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where the ledger of this test is kept, as the engine names it: a folder, or a database of a server."""
+    with place_of(engine, request, tmp_path) as place:
+        yield place
+
+
+@contextmanager
+def place_of(engine: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """A place for a ledger of its own."""
     if engine != "clickhouse":
-        yield str(tmp_path)
+        yield str(folder)
         return
     server: ChdbServer = request.getfixturevalue("clickhouse")
     with server.database() as url:
