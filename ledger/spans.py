@@ -21,7 +21,7 @@ SPANS_MS = (DAY_MS, 4 * _HOUR_MS, _HOUR_MS, SLOT_MS)
 #: The "span" of records, of which there are no sums.
 RECORDS = 0
 #: What is read of one span is read in so many goes at most, each from its first to its last instant.
-_REACHES = 12
+_REACHES = 64
 
 
 @value
@@ -55,7 +55,7 @@ def reaches(of: Iterable[Stretch], span_ms: int) -> list[Interval]:
     parts = [s for s in of if s.span_ms == span_ms]
     if not parts:
         return []
-    far_ms = (parts[-1].end_ms - parts[0].start_ms) // _REACHES
+    far_ms = max(8 * (span_ms or SLOT_MS), (parts[-1].end_ms - parts[0].start_ms) // _REACHES)
     found = [Interval(parts[0].start_ms, parts[0].end_ms)]
     for part in parts[1:]:
         if part.start_ms - found[-1].end_ms > far_ms:
