@@ -37,8 +37,9 @@ class ClickHouseLedger:
         self._server = Connection(address_of(url), timeout_s)
         self._appender = Appender(self._server)
         self._writing = threading.Lock()
-        for statement in schema():
-            self._server.run(statement)
+        if not self._server.rows(f"EXISTS TABLE {_TABLES[-1]}")[0][0]:  # the last that is made
+            for statement in schema():
+                self._server.run(statement)
         if not self._server.rows("SELECT id FROM ledger LIMIT 1"):
             self._server.insert("ledger", [orjson.dumps({"id": new_id, "layout": LAYOUT})])
         layout = self._server.rows("SELECT max(layout) FROM ledger")[0][0]

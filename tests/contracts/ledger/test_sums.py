@@ -22,7 +22,6 @@ INTERVALS = (
     Interval(0, 2**52),
     Interval(FIRST_MS + 26 * HOUR_MS, FIRST_MS + 12 * DAY_MS + 26 * HOUR_MS),  # whole days in UTC
     Interval(FIRST_MS + 1_234, FIRST_MS + 11 * DAY_MS + 7 * HOUR_MS + 123_457),
-    Interval(FIRST_MS + DAY_MS + 3 * SLOT_MS, FIRST_MS + 9 * DAY_MS + 5 * SLOT_MS),
     Interval(FIRST_MS + 2 * DAY_MS + 899_999, FIRST_MS + 3 * DAY_MS + 900_001),
 )
 
@@ -57,17 +56,18 @@ def weeks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         store.close()
 
 
-@pytest.mark.parametrize("zone", ZONES)
-@pytest.mark.parametrize("bucket", [None, "hour", "day", "week", "month"])
+@pytest.mark.parametrize(
+    ("bucket", "zone"),
+    [(None, "UTC"), *((bucket, zone) for bucket in ("hour", "day", "week", "month") for zone in ZONES)],
+)
 def test_sums_are_those_of_the_records(weeks: Ledger, bucket: Bucket | None, zone: str) -> None:
     store, expected = weeks
     for interval in INTERVALS:
-        for ask in (
-            SpendAsk(interval, ("agent", "model"), bucket, zone),
-            SpendAsk(interval, (), bucket, zone, (Filter("team", ("ml", None)),)),
-        ):
-            assert sorted(store.spend(ask), key=oracle.by_group) == expected.spend(ask)
-            assert sorted(store.calls(ask), key=oracle.by_group) == expected.calls(ask)
+        ask = SpendAsk(interval, ("agent", "model"), bucket, zone)
+        assert sorted(store.spend(ask), key=oracle.by_group) == expected.spend(ask)
+        assert sorted(store.calls(ask), key=oracle.by_group) == expected.calls(ask)
+        ask = SpendAsk(interval, (), bucket, zone, (Filter("team", ("ml", None)),))
+        assert sorted(store.spend(ask), key=oracle.by_group) == expected.spend(ask)
 
 
 @pytest.mark.parametrize("bucket", [None, "day", "month"])
