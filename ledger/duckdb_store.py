@@ -27,6 +27,7 @@ from ledger.spans import DAY_MS, within
 LAYOUT = 2
 _PAGE = 10_000
 _FIRST_LOOK_MS = 6 * 3_600_000
+_NEVER_MS = 2**62
 _CALL_FIELDS = ", ".join(f.name for f in fields(CallRow))
 _EVENT_FIELDS = ", ".join(EVENTS)
 
@@ -63,7 +64,7 @@ class DuckDbLedger:
         self._db.execute(schema())
         found = self._rows("SELECT layout FROM ledger")
         if not found:
-            self._db.execute("INSERT INTO ledger VALUES (?, ?, '', 0, '', '')", [new_id, LAYOUT])
+            self._db.execute("INSERT INTO ledger VALUES (?, ?, '', 0, '', '', ?)", [new_id, LAYOUT, _NEVER_MS])
         elif found[0][0] != LAYOUT:
             raise ConfigError(f"the ledger {self._path} has layout {found[0][0]}; this version writes {LAYOUT}")
 
@@ -103,6 +104,10 @@ class DuckDbLedger:
         add.add_postings(db, batch.postings)
         add.add_calls(db, batch.calls)
         add.add_charges(db, batch.charges)
+        times_ms = [group.start_ms for group in batch.charges] + [call.at_ms for call in batch.calls]
+        if times_ms:
+            first_ms = min(times_ms) // DAY_MS * DAY_MS
+            db.execute("UPDATE ledger SET unmerged_ms = least(unmerged_ms, ?)", [first_ms])
         if not batch.stays:
             db.execute(
                 "UPDATE ledger SET epoch = ?, sequence = ?, event_id = ?, refusal_id = ?",
@@ -252,9 +257,11 @@ class DuckDbLedger:
     def compact(self, *, keep_events_from_ms: int | None, keep_calls_from_ms: int | None) -> None:
         """Merge sums, and forget events and calls from before; cost records and sums stay."""
         with self._writing:
-            for name in ("compact_spend", "compact_calls", "compact_accounts"):
-                with _transaction(self._db) as db:
-                    db.execute(sql(name))
+            with _transaction(self._db) as db:
+                [(from_ms,)] = db.execute("SELECT unmerged_ms FROM ledger").fetchall()
+                for name in ("compact_spend", "compact_calls", "compact_accounts"):
+                    db.execute(sql(name).format(from_ms=from_ms))
+                db.execute("UPDATE ledger SET unmerged_ms = ?", [_NEVER_MS])
             for table, from_ms in (("events", keep_events_from_ms), ("calls", keep_calls_from_ms)):
                 if from_ms is not None:
                     kept = " AND type NOT IN ('terms', 'document')" if table == "events" else ""

@@ -61,6 +61,7 @@ def fill(path: Path, records: int, tell: Callable[[int], None]) -> DuckDbLedger:
             "INSERT INTO account_slots SELECT at_ms // 900000 * 900000, 'agents:2026-11:' || agent, sum(posted_nano) "
             "FROM calls GROUP BY ALL"
         )
+        db.execute("UPDATE ledger SET unmerged_ms = 0")
         for table in ("seed_charge_rows", "seed_calls"):
             db.execute(f"DROP TABLE {table}")
         db.execute("CHECKPOINT")

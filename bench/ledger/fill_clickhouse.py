@@ -26,7 +26,7 @@ def fill_clickhouse(store: ClickHouseLedger, records: int, tell: Callable[[int],
     for table in times:
         server.run(f"CREATE TABLE seed_{table} ENGINE = Memory AS SELECT * FROM {table}")
     for start in range(1, copies, _AT_ONCE):
-        copy = f"(SELECT toInt64(number) AS n FROM numbers({start}, {min(_AT_ONCE, copies - start)}))"
+        copy = f"(SELECT toInt64(number) AS n FROM numbers({start}, {min(_AT_ONCE, copies - start)})) AS copy"
         for table in times:
             move = "addMilliseconds({0}, {1}) AS {0}" if table == "charges" else "{0} + {1} AS {0}"
             moved = [move.format(f"`{name}`", later) for name in times[table]]

@@ -1,8 +1,9 @@
 -- Append-only. `slots` are sums by quarter of an hour, which is what every time zone's day is made of, those of spend and
 -- calls also by longer spans in UTC: span_ms is the length of a slot. Each batch adds rows of its own, which `compact`
--- merges. `path` is a chain of scopes without the types that are too many to sum by.
+-- merges; what is older than `ledger.unmerged_ms` is merged. `path` is a chain of scopes without the types that are too
+-- many to sum by.
 CREATE TABLE IF NOT EXISTS ledger (id VARCHAR NOT NULL, layout INTEGER NOT NULL, epoch VARCHAR NOT NULL,
-    sequence BIGINT NOT NULL, event_id VARCHAR NOT NULL, refusal_id VARCHAR NOT NULL);
+    sequence BIGINT NOT NULL, event_id VARCHAR NOT NULL, refusal_id VARCHAR NOT NULL, unmerged_ms BIGINT NOT NULL);
 
 -- era: the number of the epoch, in the order in which they came.
 CREATE TABLE IF NOT EXISTS eras (epoch VARCHAR NOT NULL, era INTEGER NOT NULL);
