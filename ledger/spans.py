@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from core.errors import InvalidInput
 from core.values import value
 from ledger.ports import Bucket, Interval, SpendAsk
 
@@ -41,7 +42,11 @@ def within(ask: SpendAsk, known: Interval) -> SpendAsk:
 
 
 def stretches(interval: Interval, bucket: Bucket | None, zone: str, *, summed: bool) -> list[Stretch]:
-    """The parts of an interval, in order of time. summed: not from records alone."""
+    """The parts of an interval, in order of time. summed: not from records alone.
+
+    Raises:
+        InvalidInput: there is no such zone.
+    """
     spans = SPANS_MS if summed else ()
     return [
         stretch
@@ -87,7 +92,7 @@ def _buckets(interval: Interval, bucket: Bucket | None, zone: str) -> Iterator[t
     if bucket is None and at_ms < interval.end_ms:
         yield at_ms, interval.end_ms, 0
         return
-    place = ZoneInfo(zone)
+    place = _place(zone)
     while at_ms < interval.end_ms:
         if bucket == "hour":
             bucket_ms, after_ms = _hour(at_ms, place)
@@ -97,6 +102,13 @@ def _buckets(interval: Interval, bucket: Bucket | None, zone: str) -> Iterator[t
         after_ms = min(max(after_ms, _next_slot(at_ms)), interval.end_ms)
         yield at_ms, after_ms, bucket_ms
         at_ms = after_ms
+
+
+def _place(zone: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(zone)
+    except (KeyError, ValueError, OSError):  # not known, no name at all, a folder of names
+        raise InvalidInput("zone", f"must be a time zone such as Europe/Berlin, not {zone!r}") from None
 
 
 def _hour(at_ms: int, zone: ZoneInfo) -> tuple[int, int]:

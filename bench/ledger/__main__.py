@@ -148,7 +148,8 @@ def main() -> int:
     parts = options.only.split(",") if options.only else ["ingest", "queries"]
     lines = _head()
     with tempfile.TemporaryDirectory(dir=options.folder) as text:
-        folder = Path(options.folder if options.keep else text)
+        folder = Path(text)
+        kept = Path(options.folder) if options.keep else folder
         if "ingest" in parts:
             store = DuckDbLedger(folder / "ingest.duckdb", new_id="ldg_bench")
             rows = [ingest("DuckDB", store)]
@@ -160,7 +161,7 @@ def main() -> int:
             all_of = f"in batches of {BATCH:,}, {BATCH * BATCHES:,} in all; two events make a call"
             lines += [f"**Taking events in**, {all_of}. The CPU is that of the ledger's process.", table(head, rows)]
         if "queries" in parts:
-            columns = dict(_in_duckdb(folder, millions, keep=options.keep))
+            columns = dict(_in_duckdb(kept, millions, keep=options.keep))
             if not options.without_clickhouse:
                 columns |= _in_clickhouse(folder, millions)
             names = list(next(iter(columns.values())))

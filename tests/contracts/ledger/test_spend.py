@@ -141,6 +141,12 @@ def test_an_unknown_dimension_is_refused(full: Full, name: str) -> None:
         full.store.spend(SpendAsk(ALL_TIME, (), filters=(Filter(name, ("a",)),)))
 
 
+@pytest.mark.parametrize("zone", ["Europe/Nowhere", "", "../UTC", "Europe"])
+def test_an_unknown_zone_is_refused(full: Full, zone: str) -> None:
+    with pytest.raises(InvalidInput):
+        full.store.spend(SpendAsk(ALL_TIME, (), "day", zone))
+
+
 def test_keys_of_any_text_stay_as_they_are(store: LedgerStore) -> None:
     stream = Stream()
     odd = ["it's", 'a "b"', "ü:ö", "back\\slash", "a/b", "{}", "%s$1?", "spa ce"]
