@@ -109,7 +109,7 @@ def test_what_comes_late_is_in_the_sums_of_its_own_day(store: LedgerStore) -> No
     batches.append(stream.batch(store.position()))
     store.append(batches[1])
     for bucket in (None, "hour", "day"):
-        ask = SpendAsk(Interval(0, 2**42), ("agent",), bucket, "UTC")  # type: ignore[arg-type]
+        ask = SpendAsk(Interval(0, 2**42), ("agent",), bucket, "UTC")
         for _ in range(2):
             assert sorted(store.spend(ask), key=oracle.by_group) == oracle.spend(batches, ask)
             store.compact(keep_events_from_ms=None, keep_calls_from_ms=None)
