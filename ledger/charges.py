@@ -9,7 +9,6 @@ How a money event becomes cost records:
 EffectiveCost plus x_RoundingCost, summed over the rows of an event, is exactly what it posted.
 """
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -118,7 +117,8 @@ def _itemised(detail: dict[str, Any], cost_nano: int, about: tuple[Any, ...]) ->
     rounding_pico = cost_nano * PICO_PER_NANO - total_pico
     if not items or not 0 <= rounding_pico < PICO_PER_NANO:
         return []
-    items[0] = replace(items[0], rounding_pico=rounding_pico)
+    first = items[0]
+    items[0] = Item(first.kind, first.cost_pico, rounding_pico, first.quantity, first.unit_pico)
     return items
 
 

@@ -20,9 +20,9 @@ import orjson
 from ledger.charges import records_of
 from ledger.clickhouse_connection import Connection, with_columns
 from ledger.clickhouse_sql import Snapshot, sql
-from ledger.duckdb_sql import SLOT_MS
 from ledger.ids import earliest_ms
 from ledger.model import Batch, CallRow, ChargeGroup, EventRow, Position, Posting
+from ledger.spans import SLOT_MS, SPANS_MS
 
 #: An attempt after one that may have broken off takes a number as far as this ahead, by chance: not that one's.
 _JUMP = 2**32
@@ -159,14 +159,15 @@ class Appender:
     def _add_charges(self, number: int, groups: Sequence[ChargeGroup]) -> None:
         records = (record | {"path": group.path} for group in groups for record in records_of(group))
         self._to.insert("charges", (with_columns(record, batch=number) for record in records))
-        if groups:
-            times = [group.start_ms for group in groups]
-            self._to.run(sql("add_spend_slots").format(batch=number, from_ms=min(times), to_ms=max(times)))
+        self._add_sums("add_spend_slots", number, [group.start_ms for group in groups])
 
     def _add_call_slots(self, number: int, calls: Sequence[CallRow]) -> None:
-        if calls:
-            times = [call.at_ms for call in calls]
-            self._to.run(sql("add_call_slots").format(batch=number, from_ms=min(times), to_ms=max(times)))
+        self._add_sums("add_call_slots", number, [call.at_ms for call in calls])
+
+    def _add_sums(self, name: str, number: int, times_ms: Sequence[int]) -> None:
+        if times_ms:
+            spans, between = list(SPANS_MS), {"from_ms": min(times_ms), "to_ms": max(times_ms)}
+            self._to.run(sql(name).format(batch=number, spans=spans, **between))
 
 
 def _without(batch: Batch, known: set[str]) -> Batch:

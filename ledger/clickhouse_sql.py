@@ -7,10 +7,11 @@ from typing import Any
 
 from core.values import value
 from ledger.columns import CHARGE_COLUMNS, Column, Kind
-from ledger.duckdb_sql import CHARGE_COLUMN_OF, SLOT_MS, check_dimension
+from ledger.duckdb_sql import CHARGE_COLUMN_OF, check_dimension
 from ledger.model import Position
 from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, PastCallsAsk, SpendAsk
 from ledger.scopes import UNSUMMED
+from ledger.spans import RECORDS, SPANS_MS, Stretch, reaches, stretches
 
 _TYPES = {
     Kind.TEXT: "String",
@@ -85,19 +86,32 @@ def query_of(ask: SpendAsk, at: Snapshot, *, of_calls: bool) -> Query:
     named = [*ask.group_by, *(f.dimension for f in ask.filters)]
     for name in named:
         check_dimension(name, dimensions)
-    start_ms, end_ms = ask.interval.start_ms, ask.interval.end_ms
-    first_ms = -(-start_ms // SLOT_MS) * SLOT_MS
-    last_ms = max(first_ms, end_ms // SLOT_MS * SLOT_MS)
-    if set(UNSUMMED).intersection(named) or first_ms > end_ms:  # of these there are no sums
-        first_ms = last_ms = end_ms
-    parameters = {"start_ms": start_ms, "end_ms": end_ms, "first_ms": first_ms, "last_ms": last_ms}
-    filled: dict[str, Any] = dict(parameters)
+    read = stretches(ask.interval, ask.bucket, ask.zone, summed=not set(UNSUMMED).intersection(named))
+    parameters: dict[str, Any] = {"units": [(s.span_ms, s.start_ms, s.end_ms, s.bucket_ms) for s in read]}
     groups = "".join(f"{_column(name, dimensions, of_calls)} AS g{n}, " for n, name in enumerate(ask.group_by))
-    where = _where(ask.filters, [_column(f.dimension, dimensions, of_calls) for f in ask.filters], filled)
+    where = _where(ask.filters, [_column(f.dimension, dimensions, of_calls) for f in ask.filters], parameters)
     text = sql("calls" if of_calls else "spend").format(
-        groups=groups, bucket=_bucket(ask, filled), where=where, live=at.live(), live_slots=at.live_slots()
+        groups=groups,
+        bucket="bucket_ms" if ask.bucket else "CAST(NULL, 'Nullable(Int64)')",
+        sums=_bounds(read, SPANS_MS, "slot_ms"),
+        records=_bounds(read, (RECORDS,), "at_ms" if of_calls else "`ChargePeriodStart`"),
+        where=where,
+        live=at.live(),
+        live_slots=at.live_slots(),
     )
-    return Query(text, filled)
+    return Query(text, parameters)
+
+
+def _bounds(read: Sequence[Stretch], spans: Sequence[int], time: str) -> str:
+    """The condition on what is read of sums, or of records."""
+    parts = []
+    for span_ms in spans:
+        for reach in reaches(read, span_ms):
+            first, last = (str(ms) for ms in (reach.start_ms, reach.end_ms))
+            if time.startswith("`"):
+                first, last = (f"fromUnixTimestamp64Milli({ms}, 'UTC')" for ms in (first, last))
+            parts.append(f"{f'span_ms = {span_ms} AND ' if span_ms else ''}{time} >= {first} AND {time} < {last}")
+    return f"({' OR '.join(parts) or 'false'})"
 
 
 def conditions_on_calls(filters: Sequence[Filter], parameters: dict[str, Any]) -> str:
@@ -168,14 +182,3 @@ def _key(scopes: str, scope_type: str) -> str:
     """The first key of a type in a chain, or null. The type is checked: it can't end the text."""
     first = f"arrayFirstOrNull(s -> startsWith(s, '{scope_type}:'), {scopes})"
     return f"substring({first}, {len(scope_type) + 2})"
-
-
-def _bucket(ask: SpendAsk, parameters: dict[str, Any]) -> str:
-    if ask.bucket is None:
-        return "CAST(NULL, 'Nullable(Int64)')"
-    parameters["zone"] = ask.zone
-    local = "toDateTime(intDiv(slot_ms, 1000), {zone:String})"
-    if ask.bucket == "hour":  # one that a clock shows twice is two
-        return f"slot_ms - (slot_ms + timeZoneOffset({local}) * 1000) % 3600000"
-    start = {"day": "toDate", "week": "toMonday", "month": "toStartOfMonth"}[ask.bucket]
-    return f"toInt64(toUnixTimestamp(toDateTime({start}({local}), {{zone:String}}))) * 1000"

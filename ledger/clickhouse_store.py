@@ -36,8 +36,9 @@ from ledger.ports import (
     SpendRow,
     StateChange,
 )
+from ledger.spans import DAY_MS, within
 
-LAYOUT = 1
+LAYOUT = 2
 _PAGE = 10_000
 _TABLES = ("events", "calls", "charges", "spend_slots", "call_slots", "account_slots")
 _MERGED = ("spend_slots", "call_slots", "account_slots")
@@ -54,8 +55,9 @@ class ClickHouseLedger:
         self._server = Connection(address_of(url), timeout_s)
         self._appender = Appender(self._server)
         self._writing = threading.Lock()
-        for statement in schema():
-            self._server.run(statement)
+        if not self._server.rows(f"EXISTS TABLE {_TABLES[-1]}")[0][0]:  # the last that is made
+            for statement in schema():
+                self._server.run(statement)
         if not self._server.rows("SELECT id FROM ledger LIMIT 1"):
             self._server.insert("ledger", [orjson.dumps({"id": new_id, "layout": LAYOUT})])
         layout = self._server.rows("SELECT max(layout) FROM ledger")[0][0]
@@ -77,15 +79,20 @@ class ClickHouseLedger:
 
     def spend(self, ask: SpendAsk) -> list[SpendRow]:
         """From cost records; unsorted."""
-        query, groups = query_of(ask, self._appender.snapshot(), of_calls=False), len(ask.group_by)
-        rows = self._server.rows(query.text, query.parameters)
-        return [SpendRow(tuple(row[:groups]), *row[groups:]) for row in rows]
+        groups = len(ask.group_by)
+        return [SpendRow(tuple(row[:groups]), *row[groups:]) for row in self._summed(ask, of_calls=False)]
 
     def calls(self, ask: SpendAsk) -> list[CallsRow]:
         """From the rows about calls; unsorted."""
-        query, groups = query_of(ask, self._appender.snapshot(), of_calls=True), len(ask.group_by)
-        rows = self._server.rows(query.text, query.parameters)
-        return [CallsRow(tuple(row[:groups]), *row[groups:]) for row in rows]
+        groups = len(ask.group_by)
+        return [CallsRow(tuple(row[:groups]), *row[groups:]) for row in self._summed(ask, of_calls=True)]
+
+    def _summed(self, ask: SpendAsk, *, of_calls: bool) -> list[Any]:
+        at, table = self._appender.snapshot(), "call_slots" if of_calls else "spend_slots"
+        bounds = f"SELECT min(slot_ms), max(slot_ms) + {DAY_MS} FROM {table} WHERE span_ms = {DAY_MS} AND {at.live()}"
+        [(start_ms, end_ms)] = self._server.rows(bounds)
+        query = query_of(within(ask, Interval(start_ms, end_ms)), at, of_calls=of_calls)
+        return self._server.rows(query.text, query.parameters)
 
     def call_list(self, ask: CallsAsk) -> list[CallRow]:
         """Single calls, newest first."""

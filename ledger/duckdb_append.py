@@ -1,12 +1,11 @@
 """Rows of a batch into DuckDB's tables, within a transaction that the caller has begun.
 
-Rows come to DuckDB as a file of values between control characters, which text rarely holds (then it is quoted): three
-times as fast as JSON.
+Rows are turned into columns that DuckDB reads in place (`ledger.arrow`).
 """
 
-import csv
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from hashlib import blake2b
 from operator import attrgetter, itemgetter
@@ -16,11 +15,13 @@ from typing import Any
 import duckdb
 import orjson
 
-from ledger.duckdb_sql import SLOT_MS, sql, template_columns
+from ledger.arrow import table
+from ledger.duckdb_sql import sql, template_columns
 from ledger.model import CallRow, Charge, ChargeGroup, EventRow, Posting
 from ledger.scopes import keys_of
+from ledger.spans import SLOT_MS, SPANS_MS
 
-#: Columns of the staged files. Amounts are whole pico-dollars.
+#: Columns as they come to DuckDB. Amounts are whole pico-dollars.
 EVENTS = {
     "identity": "VARCHAR",
     "event_id": "VARCHAR",
@@ -42,22 +43,18 @@ _CHARGES = {
     "start_ms": "BIGINT",
     "end_ms": "BIGINT",
     "recorded_ms": "BIGINT",
-    "cost": "HUGEINT",
-    "rounding": "HUGEINT",
-    "quantity": "HUGEINT",
-    "unit_price": "HUGEINT",
+    "cost": "BIGINT",
+    "rounding": "BIGINT",
+    "quantity": "BIGINT",
+    "unit_price": "BIGINT",
 }
-_TYPES: dict[Any, str] = {int: "BIGINT", int | None: "BIGINT", bool: "BOOLEAN"}
+_TYPES: dict[Any, str] = {int: "BIGINT", int | None: "BIGINT", bool: "BOOLEAN", list[str]: "VARCHAR[]"}
 _CALLS = {f.name: _TYPES.get(f.type, "VARCHAR") for f in fields(CallRow)}
 _event = attrgetter(*EVENTS)
 _call = attrgetter(*_CALLS)
 _state = itemgetter("account", "from", "to", "spent_nano", "limit_nano", "cause", "why")
-_SCOPES, _PATH = list(_CALLS).index("scopes"), list(_CALLS).index("path")
-#: Between values; around a value that holds one of these; for null; for a line break in a chain of scopes.
-_BETWEEN, _QUOTE, _NULL, _BREAK = "\x1f", "\x1e", "\x1d", "\x1c"
-#: DuckDB sets aside sixteen times the longest line that may come.
-_SHORTEST_LINE = 1 << 17
 _REMEMBERED = 100_000
+_SOURCE = "new_rows"
 
 
 class Templates:
@@ -122,9 +119,8 @@ class Appender:
     def add_events(self, db: duckdb.DuckDBPyConnection, events: Sequence[EventRow], era: int) -> None:
         """Events of an era."""
         if events:
-            longest = max(len(e.fields) for e in events)
-            source = self._stage("events", EVENTS, [_line(_event(e)) for e in events], longest)
-            db.execute(f"INSERT INTO events BY NAME SELECT *, {era} AS era FROM {source}")
+            with _source(db, EVENTS, map(_event, events)) as source:
+                db.execute(f"INSERT INTO events BY NAME SELECT *, {era} AS era FROM {source}")
         states = [e for e in events if e.type == "state"]
         if states:
             rows = [(era, e.sequence, e.at_ms, *_state(orjson.loads(e.fields))) for e in states]
@@ -147,42 +143,41 @@ class Appender:
         if not calls:
             return
         self._add_paths(db, {c.path for c in calls})
-        source = self._stage("calls", _CALLS, [_call_line(call) for call in calls])
-        db.execute(sql("add_calls").format(source=source))
-        db.execute("INSERT INTO calls BY NAME SELECT * FROM new_calls")
-        db.execute(sql("add_call_slots"))
+        with _source(db, _CALLS, map(_call, calls)) as source:
+            db.execute(f"INSERT INTO calls BY NAME SELECT * FROM {source}")
+            db.execute(sql("add_call_slots").format(source=source, spans=list(SPANS_MS)))
 
     def add_charges(self, db: duckdb.DuckDBPyConnection, groups: Sequence[ChargeGroup]) -> None:
         """Cost records and their sums."""
         if not groups:
             return
         self._add_paths(db, {g.path for g in groups})
-        kinds = self._kinds.ids(db, ((item.kind, {}) for g in groups for item in g.items))
+        named = {id(item.kind): item.kind for g in groups for item in g.items}
+        kinds = self._kinds.ids(db, ((kind, {}) for kind in named.values()))
         chains = self._chains.ids(db, ((g.chain, {"path": g.path}) for g in groups))
-        lines = [
-            _line(
-                (
-                    kinds[id(item.kind)],
-                    chains[id(g.chain)],
-                    g.identity,
-                    number,
-                    g.hold_id,
-                    g.request_id,
-                    g.start_ms,
-                    g.end_ms,
-                    g.recorded_ms,
-                    item.cost_pico,
-                    item.rounding_pico,
-                    item.quantity,
-                    item.unit_pico,
-                )
+        rows = (
+            (
+                kinds[id(item.kind)],
+                chains[id(g.chain)],
+                g.identity,
+                number,
+                g.hold_id,
+                g.request_id,
+                g.start_ms,
+                g.end_ms,
+                g.recorded_ms,
+                item.cost_pico,
+                item.rounding_pico,
+                item.quantity,
+                item.unit_pico,
             )
             for g in groups
             for number, item in enumerate(g.items)
-        ]
-        db.execute(sql("add_charges").format(source=self._stage("charges", _CHARGES, lines)))
-        db.execute("INSERT INTO charge_rows BY NAME SELECT * FROM new_charges")
-        db.execute(sql("add_spend_slots"))
+        )
+        with _source(db, _CHARGES, rows) as source:
+            source = sql("new_charges").format(source=source)
+            db.execute(f"INSERT INTO charge_rows BY NAME SELECT * FROM {source}")
+            db.execute(sql("add_spend_slots").format(source=source, spans=list(SPANS_MS)))
 
     def committed(self) -> None:
         """The transaction is done."""
@@ -202,33 +197,12 @@ class Appender:
             db.execute(sql("add_paths"), dict(zip(("paths", "types", "keys"), columns, strict=True)))
         self._new_paths |= new
 
-    def _stage(self, name: str, columns: dict[str, str], rows: list[list[str]], longest: int = 0) -> str:
-        """Rows in a file, as a source for SQL. longest: about how many characters a line has."""
-        path = self._spool / f"{name}.csv"
-        text = "\n".join(map(_BETWEEN.join, rows))
-        separators = len(rows) * (len(columns) - 1)
-        if (
-            text.count(_BETWEEN) == separators
-            and text.count("\n") < len(rows)
-            and "\r" not in text
-            and _QUOTE not in text
-        ):
-            path.write_text(text, encoding="utf-8", newline="")
-        else:
-            with path.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file, delimiter=_BETWEEN, quotechar=_QUOTE, lineterminator="\n").writerows(rows)
-        most = max(_SHORTEST_LINE, 8 * longest)  # in bytes, of quoted text
-        return (
-            f"read_csv('{path}', columns={columns}, delim='{_BETWEEN}', quote='{_QUOTE}', escape='{_QUOTE}', "
-            f"nullstr='{_NULL}', header=false, auto_detect=false, max_line_size={most})"
-        )
 
-
-def _line(row: Iterable[Any]) -> list[str]:
-    return [_NULL if value is None else str(value) for value in row]
-
-
-def _call_line(call: CallRow) -> list[str]:
-    line = _line(_call(call))
-    line[_SCOPES], line[_PATH] = _BREAK.join(call.scopes), call.path.replace("\n", _BREAK)
-    return line
+@contextmanager
+def _source(db: duckdb.DuckDBPyConnection, types: dict[str, str], rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
+    """Rows as a table that SQL can name."""
+    db.register(_SOURCE, table(types, list(zip(*rows, strict=True))))
+    try:
+        yield _SOURCE
+    finally:
+        db.unregister(_SOURCE)

@@ -10,9 +10,8 @@ from core.errors import InvalidInput
 from core.values import value
 from ledger.columns import CHARGE_COLUMNS, Kind
 from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, PastCallsAsk, SpendAsk
+from ledger.spans import RECORDS, SPANS_MS, Stretch, reaches, stretches
 
-#: Sums are kept by quarters of an hour: the days of every time zone consist of them.
-SLOT_MS = 900_000
 _SCOPE_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TYPES = {
     Kind.TEXT: "VARCHAR",
@@ -86,60 +85,73 @@ def _shared(name: str) -> str:
 
 
 @value
-class Parts:
-    """What an ask puts into `spend.sql` or `calls.sql`, and its parameters."""
+class Query:
+    """SQL and its parameters."""
 
-    groups: str
-    bucket: str
-    joins: str
-    where: str
+    text: str
     parameters: dict[str, Any]
 
-    def fill(self, text: str) -> str:
-        """The finished query."""
-        return text.format(groups=self.groups, bucket=self.bucket, joins=self.joins, where=self.where)
 
+def query_of(ask: SpendAsk, *, of_calls: bool, unsummed: Iterable[str]) -> Query:
+    """An ask about spend or calls.
 
-def parts_of(ask: SpendAsk, *, of_calls: bool, unsummed: Iterable[str]) -> Parts:
-    """An ask as SQL.
-
-    unsummed: types of scopes that no sums are kept of; asks by these go to the records themselves.
+    ask: its interval is not much longer than what is known. unsummed: types of scopes that no sums are kept of; asks by
+    these go to the records themselves.
 
     Raises:
         InvalidInput: a dimension is not known.
     """
     dimensions = CALL_DIMENSIONS if of_calls else CHARGE_DIMENSIONS
-    named = [*ask.group_by, *(f.dimension for f in ask.filters)]
+    named = list(dict.fromkeys([*ask.group_by, *(f.dimension for f in ask.filters)]))
     for name in named:
         check_dimension(name, dimensions)
     single = set(unsummed)
-    interval = ask.interval
-    first_ms = -(-interval.start_ms // SLOT_MS) * SLOT_MS
-    last_ms = max(first_ms, interval.end_ms // SLOT_MS * SLOT_MS)
-    if single.intersection(named) or first_ms > interval.end_ms:
-        first_ms = last_ms = interval.end_ms
+    read = stretches(ask.interval, ask.bucket, ask.zone, summed=not single.intersection(named))
     parameters: dict[str, Any] = {
-        "start_ms": interval.start_ms,
-        "end_ms": interval.end_ms,
-        "first_ms": first_ms,
-        "last_ms": last_ms,
+        "spans": [s.span_ms for s in read],
+        "starts": [s.start_ms for s in read],
+        "ends": [s.end_ms for s in read],
+        "buckets": [s.bucket_ms for s in read],
     }
-    groups, joins = [], []
-    for n, name in enumerate(ask.group_by):
-        if name in dimensions:
-            groups.append(f"{name}::VARCHAR AS g{n}, ")
-        elif name in single:
-            groups.append(f"{_single(name, of_calls)} AS g{n}, ")
-        else:
-            groups.append(f"p{n}.key AS g{n}, ")
-            table = "called" if of_calls else "spent"
-            joins.append(f"LEFT JOIN paths AS p{n} ON p{n}.path = {table}.path AND p{n}.type = '{name}'")
+    # k<n>: what is named n-th; p<n>: its table of keys, if it is a type of scope that sums are kept of.
+    in_path = [n for n, name in enumerate(named) if name not in dimensions and name not in single]
+    inner = {f"k{n}": _inner(name, dimensions, of_calls) for n, name in enumerate(named) if n not in in_path}
+    if in_path:
+        inner["path"] = "path"
+    at = {name: f"p{n}.key" if n in in_path else f"k{n}" for n, name in enumerate(named)}
     where = ["true"]
     for n, condition in enumerate(ask.filters):
-        text = _condition(n, condition, dimensions, single, of_calls)
-        where.append(text)
+        where.append(_one_of(n, at[condition.dimension], condition))
         parameters[f"f{n}"] = [v for v in condition.values if v is not None]
-    return Parts("".join(groups), _bucket(ask, parameters), " ".join(joins), " AND ".join(where), parameters)
+    text = sql("calls" if of_calls else "spend").format(
+        sums=_read("call_slots" if of_calls else "spend_slots", "slot_ms", read, SPANS_MS),
+        records=_read(*(("calls", "at_ms") if of_calls else ("charge_rows", "start_ms")), read, ()),
+        columns="".join(f"{column} AS {name}, " for name, column in inner.items()),
+        keys="".join(f"{name}, " for name in inner),
+        joins=" ".join(
+            f"LEFT JOIN paths AS p{n} ON p{n}.path = summed.path AND p{n}.type = '{named[n]}'" for n in in_path
+        ),
+        groups="".join(f"{at[name]} AS g{n}, " for n, name in enumerate(ask.group_by)),
+        bucket="bucket_ms" if ask.bucket else "NULL::BIGINT",
+        where=" AND ".join(where),
+    )
+    return Query(text, parameters)
+
+
+def _inner(name: str, dimensions: Sequence[str], of_calls: bool) -> str:
+    return f"{name}::VARCHAR" if name in dimensions else _single(name, of_calls)
+
+
+def _read(table: str, time: str, read: Sequence[Stretch], spans: Sequence[int]) -> str:
+    """Where it is read, each part by bounds of its own, which tell what of the table can be left aside."""
+    parts = [(f"span_ms = {span_ms} AND ", reach) for span_ms in spans for reach in reaches(read, span_ms)]
+    parts = parts if spans else [("", reach) for reach in reaches(read, RECORDS)]
+    if not parts:
+        return f"SELECT * FROM {table} WHERE false"
+    return " UNION ALL ".join(
+        f"SELECT * FROM {table} WHERE {span}{time} >= {reach.start_ms} AND {time} < {reach.end_ms}"
+        for span, reach in parts
+    )
 
 
 def conditions_on_calls(filters: Sequence[Filter]) -> tuple[str, dict[str, Any]]:
@@ -230,21 +242,6 @@ def check_dimension(name: str, dimensions: Sequence[str]) -> None:
         raise InvalidInput("groupBy", f"must be one of {', '.join(dimensions)} or a type of scope, not {name!r}")
 
 
-def _condition(n: int, wanted: Filter, dimensions: Sequence[str], single: set[str], of_calls: bool) -> str:
-    """``$f<n>`` is the list of values."""
-    name = wanted.dimension
-    if name in dimensions:
-        column = f"{name}::VARCHAR"
-    elif name in single:
-        column = _single(name, of_calls)
-    else:
-        table = "called" if of_calls else "spent"
-        of_type = f"SELECT 1 FROM paths AS q WHERE q.path = {table}.path AND q.type = '{name}'"
-        some = f"EXISTS ({of_type} AND list_contains($f{n}::VARCHAR[], q.key))"
-        return f"({some} OR NOT EXISTS ({of_type}))" if None in wanted.values else some
-    return _one_of(n, column, wanted)
-
-
 def _one_of(n: int, column: str, wanted: Filter) -> str:
     some = f"list_contains($f{n}::VARCHAR[], {column})"
     return f"({some} OR {column} IS NULL)" if None in wanted.values else some
@@ -254,13 +251,3 @@ def _single(scope_type: str, of_calls: bool) -> str:
     if of_calls:
         return f"list_extract(list_filter(scopes, s -> starts_with(s, '{scope_type}:')), 1)[{len(scope_type) + 2}:]"
     return f"json_extract_string(tags, '$.\"{scope_type}\"')"
-
-
-def _bucket(ask: SpendAsk, parameters: dict[str, Any]) -> str:
-    if ask.bucket is None:
-        return "NULL::BIGINT"
-    parameters["zone"] = ask.zone
-    local = "make_timestamp_ms(slot_ms) AT TIME ZONE 'UTC' AT TIME ZONE $zone"
-    if ask.bucket == "hour":  # one that a clock shows twice is two
-        return f"slot_ms - epoch_ms({local}) % 3600000"
-    return f"epoch_ms(date_trunc('{ask.bucket}', {local}) AT TIME ZONE $zone)"

@@ -52,13 +52,12 @@ class EventRow:
 
 @value
 class Posting:
-    """What an event posted on one account, in nano-dollars, and what was spent there after it (None: not told)."""
+    """What an event posted on one account, in nano-dollars."""
 
     identity: str
     at_ms: int
     account_id: str
     posted_nano: int
-    spent_after_nano: int | None
 
 
 @value

@@ -1,6 +1,7 @@
 """Events of the live state to the ledger's rows. Pure; `ledger.charges` makes the cost records."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -76,13 +77,8 @@ def _identity(kind: str, fields: dict[str, str]) -> str:
 
 
 def _add_postings(rows: Batch, identity: str, at_ms: int, fields: dict[str, str], posted_nano: int) -> None:
-    account_ids = fields["accounts"].split("\n")
-    spent = fields.get("spent_after", "").split()
-    known = len(spent) == len(account_ids)
-    rows.postings += [
-        Posting(identity, at_ms, account_id, posted_nano, int(spent[n]) if known else None)
-        for n, account_id in enumerate(account_ids)
-    ]
+    for account_id in fields["accounts"].split("\n"):
+        rows.postings.append(Posting(identity, at_ms, account_id, posted_nano))
 
 
 def _call(identity: str, at_ms: int, fields: dict[str, str], detail: dict[str, Any], posted_nano: int) -> CallRow:
@@ -90,6 +86,8 @@ def _call(identity: str, at_ms: int, fields: dict[str, str], detail: dict[str, A
     tokens, cost_nano = detail.get("tokens", _NO_DETAIL), int(fields["cost_nano"])
     asked, served = detail.get("model_requested"), detail.get("model_served")
     started_ms, ended_ms = detail.get("started_ms"), detail.get("ended_ms")
+    scopes = detail.get("scopes", [])
+    agent, team, path = _chain(tuple(scopes))
     outcome = "expired" if kind == "expire" else detail.get("outcome") or ("webhook" if _is_foreign(detail) else kind)
     return CallRow(
         identity=identity,
@@ -97,7 +95,15 @@ def _call(identity: str, at_ms: int, fields: dict[str, str], detail: dict[str, A
         kind=kind,
         outcome=outcome,
         hold_id=fields["hold"],
-        **_who(detail),
+        request_id=detail.get("request_id") or detail.get("source_id"),
+        surface=_surface(detail),
+        operation=detail.get("operation"),
+        stream=bool(detail.get("stream")),
+        key_id=detail.get("key_id"),
+        scopes=scopes,
+        agent=agent,
+        team=team,
+        path=path,
         provider=detail.get("provider"),
         model_requested=asked or served,
         model_served=served,
@@ -126,14 +132,23 @@ def _refusal(refusal_id: str, fields: dict[str, str]) -> CallRow:
     detail = _detail(fields)
     account_ids = fields["accounts"].split("\n")
     index = fields["account"]
-    who = _who(detail)
+    scopes = detail.get("scopes", [])
+    agent, team, path = _chain(tuple(scopes))
     return CallRow(
         identity=f"refusal:{refusal_id}",
         at_ms=int(fields["at_ms"]),
         kind="refusal",
         outcome="refused",
         hold_id=fields["hold"],
-        **who,
+        request_id=detail.get("request_id") or detail.get("source_id"),
+        surface=_surface(detail),
+        operation=detail.get("operation"),
+        stream=bool(detail.get("stream")),
+        key_id=detail.get("key_id"),
+        scopes=scopes,
+        agent=agent,
+        team=team,
+        path=path,
         provider=None,
         model_requested=detail.get("model_requested"),
         model_served=None,
@@ -167,21 +182,15 @@ def _balances(account_ids: list[str], told: str) -> str | None:
     return orjson.dumps([[account_id, *map(int, line.split())] for account_id, line in lines]).decode()
 
 
-def _who(detail: dict[str, Any]) -> dict[str, Any]:
-    scopes = detail.get("scopes", [])
-    chain = tuple(scopes)
-    keys = first_keys(chain)
-    return {
-        "request_id": detail.get("request_id") or detail.get("source_id"),
-        "surface": detail.get("surface") or ("webhook" if _is_foreign(detail) else None),
-        "operation": detail.get("operation"),
-        "stream": bool(detail.get("stream")),
-        "key_id": detail.get("key_id"),
-        "scopes": scopes,
-        "agent": keys.get("agent"),
-        "team": keys.get("team"),
-        "path": summed_path(chain),
-    }
+@lru_cache(maxsize=65_536)
+def _chain(scopes: tuple[str, ...]) -> tuple[str | None, str | None, str]:
+    """Agent, team and path of a chain."""
+    keys = first_keys(scopes)
+    return keys.get("agent"), keys.get("team"), summed_path(scopes)
+
+
+def _surface(detail: Mapping[str, Any]) -> str | None:
+    return detail.get("surface") or ("webhook" if _is_foreign(detail) else None)
 
 
 def _is_foreign(detail: Mapping[str, Any]) -> bool:

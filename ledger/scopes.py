@@ -28,8 +28,8 @@ def scopes_of(tags: str) -> tuple[str, ...]:
 
 
 def keys_of(path: str) -> list[tuple[str, str]]:
-    """Types and keys of a path."""
-    return [(kind, key) for kind, _, key in (scope.partition(":") for scope in path.split("\n") if scope)]
+    """Types of scopes in a path, and the first key of each."""
+    return list(first_keys(tuple(path.split("\n"))).items()) if path else []
 
 
 @lru_cache(maxsize=65_536)

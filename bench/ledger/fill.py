@@ -10,6 +10,7 @@ from bench.ledger.traffic import batches
 from ledger.duckdb_sql import sql
 from ledger.duckdb_store import DuckDbLedger
 from ledger.records import batch_of
+from ledger.spans import SPANS_MS
 from tests.ledger.events import Stream
 
 DAYS = 90
@@ -54,15 +55,19 @@ def fill(path: Path, records: int, tell: Callable[[int], None]) -> DuckDbLedger:
                     f"INSERT INTO {table} SELECT seed.* REPLACE ({query}) FROM {some}, seed_{table} AS seed ORDER BY n"
                 )
             tell(min(start + _AT_ONCE, copies) * here)
-        db.execute("CREATE TEMP VIEW new_charges AS SELECT * FROM charge_rows")
-        db.execute(sql("add_spend_slots"))
-        db.execute("CREATE TEMP VIEW new_calls AS SELECT * FROM calls")
-        db.execute(sql("add_call_slots"))
+        db.execute(sql("add_spend_slots").format(source="charge_rows", spans=list(SPANS_MS)))
+        db.execute(sql("add_call_slots").format(source="calls", spans=list(SPANS_MS)))
         db.execute(
             "INSERT INTO account_slots SELECT at_ms // 900000 * 900000, 'agents:2026-11:' || agent, sum(posted_nano) "
             "FROM calls GROUP BY ALL"
         )
+        db.execute("UPDATE ledger SET unmerged_ms = 0")
         for table in ("seed_charge_rows", "seed_calls"):
             db.execute(f"DROP TABLE {table}")
         db.execute("CHECKPOINT")
+    return opened(path)
+
+
+def opened(path: Path) -> DuckDbLedger:
+    """A ledger with the memory that it has in the product."""
     return DuckDbLedger(path, new_id="ldg_bench", memory_mib=1024)

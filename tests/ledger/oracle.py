@@ -41,21 +41,36 @@ class _Fact:
         return self.dimensions[dimension] if dimension in self.dimensions else self.scopes.get(dimension)
 
 
+class Oracle:
+    """What a ledger of these batches must answer, to several questions."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        batches = list(batches)
+        self._charges = [_of_charge(r) for b in batches for group in b.charges for r in records_of(group)]
+        self._calls = [_of_call(c) for b in batches for c in b.calls]
+
+    def spend(self, ask: SpendAsk) -> list[SpendRow]:
+        """As `LedgerStore.spend`, sorted."""
+        rows = [
+            SpendRow(group, bucket, sums["cost"], sums["list_cost"], sums["quantity"])
+            for (group, bucket), sums in _summed(self._charges, ask).items()
+        ]
+        return sorted(rows, key=by_group)
+
+    def calls(self, ask: SpendAsk) -> list[CallsRow]:
+        """As `LedgerStore.calls`, sorted."""
+        rows = [CallsRow(group, bucket, **sums) for (group, bucket), sums in _summed(self._calls, ask).items()]
+        return sorted(rows, key=by_group)
+
+
 def spend(batches: Iterable[Batch], ask: SpendAsk) -> list[SpendRow]:
     """As `LedgerStore.spend`, sorted."""
-    facts = [_of_charge(r) for b in batches for group in b.charges for r in records_of(group)]
-    rows = [
-        SpendRow(group, bucket, sums["cost"], sums["list_cost"], sums["quantity"])
-        for (group, bucket), sums in _summed(facts, ask).items()
-    ]
-    return sorted(rows, key=by_group)
+    return Oracle(batches).spend(ask)
 
 
 def calls(batches: Iterable[Batch], ask: SpendAsk) -> list[CallsRow]:
     """As `LedgerStore.calls`, sorted."""
-    facts = [_of_call(c) for b in batches for c in b.calls]
-    rows = [CallsRow(group, bucket, **sums) for (group, bucket), sums in _summed(facts, ask).items()]
-    return sorted(rows, key=by_group)
+    return Oracle(batches).calls(ask)
 
 
 def by_group(row: SpendRow | CallsRow) -> tuple[Any, ...]:
@@ -73,7 +88,7 @@ def _summed(facts: list[_Fact], ask: SpendAsk) -> dict[tuple[tuple[str | None, .
     for fact in facts:
         if not ask.interval.start_ms <= fact.at_ms < ask.interval.end_ms or not _passes(fact, ask.filters):
             continue
-        key = (tuple(fact.of(d) for d in ask.group_by), _bucket_ms(fact.at_ms, ask))
+        key = (tuple(fact.of(d) for d in ask.group_by), bucket_ms(fact.at_ms, ask))
         sums = found.setdefault(key, defaultdict(int))
         for name, amount in fact.sums.items():
             sums[name] += amount
@@ -84,7 +99,8 @@ def _passes(fact: _Fact, filters: Iterable[Filter]) -> bool:
     return all(fact.of(wanted.dimension) in wanted.values for wanted in filters)
 
 
-def _bucket_ms(at_ms: int, ask: SpendAsk) -> int | None:
+def bucket_ms(at_ms: int, ask: SpendAsk) -> int | None:
+    """The start of the bucket that an instant is in."""
     if ask.bucket is None:
         return None
     local = datetime.fromtimestamp(at_ms / 1000, UTC).astimezone(ZoneInfo(ask.zone)).replace(tzinfo=None)

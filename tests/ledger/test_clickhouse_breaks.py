@@ -76,6 +76,13 @@ def whole(server: ChdbServer) -> tuple[object, ...]:
         return picture(store)
 
 
+@pytest.fixture(scope="module")
+def nothing(server: ChdbServer) -> tuple[object, ...]:
+    """What an empty ledger says."""
+    with server.database() as url:
+        return picture(opened(url))
+
+
 #: Events, calls, states, postings, charges, two kinds of sums, position; before them the epoch's number.
 WRITES = 9
 
@@ -88,11 +95,15 @@ def test_an_append_is_of_so_many_writes(url: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("stop_at", range(1, WRITES + 1))
 @pytest.mark.parametrize("arrives", ["never", "before", "after"])
 def test_it_stops_between_any_two_writes(
-    url: str, monkeypatch: pytest.MonkeyPatch, whole: tuple[object, ...], stop_at: int, arrives: str
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    nothing: tuple[object, ...],
+    whole: tuple[object, ...],
+    stop_at: int,
+    arrives: str,
 ) -> None:
     """The write that it stopped at may still arrive: before the batch comes again, or after."""
     store, stream, breaking = opened(url), everything(), Breaking(monkeypatch)
-    nothing = picture(store)
     breaking.stop_at, breaking.writes = stop_at, 0
     with pytest.raises(Stopped):
         store.append(stream.batch(NEVER))

@@ -40,12 +40,15 @@ class _Database:
         self._session = Session(folder)
         self._lock = threading.Lock()
         self._set: dict[str, str] = {}
+        self._database = "default"
 
     def execute(self, given: dict[str, str], statement: bytes) -> tuple[bytes, dict[str, str]]:
         """The answer to a statement, and what it did."""
         with self._lock:
-            if database := given.get("database"):
+            database = given.get("database", self._database)
+            if database != self._database:
                 self._session.query(f"USE `{database.replace('`', '')}`")
+                self._database = database
             self._apply({name: text for name, text in given.items() if _is_setting(name)})
             parameters = {name[6:]: text for name, text in given.items() if name.startswith("param_")}
             result = self._session.query(statement.decode(), "TabSeparated", params=parameters or None)

@@ -1,5 +1,6 @@
 INSERT INTO spend_slots
-SELECT {batch}, false, intDiv(toUnixTimestamp64Milli(`ChargePeriodStart`), 900000) * 900000, path,
+SELECT {batch}, false, arrayJoin({spans}) AS span_ms,
+    intDiv(toUnixTimestamp64Milli(`ChargePeriodStart`), span_ms) * span_ms, path,
     `ServiceProviderName`, `ServiceName`, `ServiceCategory`, `SkuMeter`, `x_ModelServed`, `x_ModelRequested`,
     `x_CostBasis`, `x_CostSource`,
     sum(`EffectiveCost` + `x_RoundingCost`), sum(`ListCost`), sum(coalesce(`ConsumedQuantity`, 0))

@@ -1,11 +1,17 @@
-WITH called AS (
-    SELECT slot_ms, path, provider, model, model_requested, state, outcome, kind, refusal, downgraded, calls, refused,
+-- Sums of the coarsest spans that fit, and at the ends of the interval the calls themselves (ledger/spans.py).
+WITH units AS (
+    SELECT part.1 AS span_ms, part.4 AS bucket_ms,
+        arrayJoin(if(span_ms = 0, range(intDiv(part.2, 900000) * 900000, part.3, 900000),
+            range(part.2, part.3, greatest(span_ms, 1)))) AS slot_ms
+    FROM (SELECT arrayJoin({{units:Array(Tuple(Int64, Int64, Int64, Int64))}}) AS part)
+), called AS (
+    SELECT span_ms, slot_ms, path, provider, model, model_requested, state, outcome, kind, refusal, downgraded, calls, refused,
         failed, cost_nano, saved_nano, avoided_nano, unconfirmed_nano, input_tokens, output_tokens, latency_ms, timed,
         [''] AS scopes
     FROM call_slots
-    WHERE slot_ms >= {{first_ms:Int64}} AND slot_ms < {{last_ms:Int64}} AND {live_slots}
+    WHERE {sums} AND {live_slots}
     UNION ALL
-    SELECT at_ms, path, provider, model_served, model_requested, state, outcome, kind, refusal, downgraded,
+    SELECT toInt64(0), intDiv(at_ms, 900000) * 900000, path, provider, model_served, model_requested, state, outcome, kind, refusal, downgraded,
         toInt64(kind IN ('settle', 'void', 'post') AND NOT corrects OR kind = 'expire'), toInt64(kind = 'refusal'),
         toInt64(kind = 'void' AND NOT corrects), posted_nano, if(kind = 'refusal', 0, saved_nano),
         if(kind = 'refusal', saved_nano, 0),
@@ -15,14 +21,13 @@ WITH called AS (
     FROM (
         SELECT *, kind IN ('settle', 'void') AND posted_nano <> cost_nano AS corrects
         FROM calls
-        WHERE (at_ms >= {{start_ms:Int64}} AND at_ms < {{first_ms:Int64}}
-            OR at_ms >= {{last_ms:Int64}} AND at_ms < {{end_ms:Int64}}) AND {live}
+        WHERE {records} AND {live}
     )
 )
 SELECT {groups} {bucket} AS bucket_ms, sum(calls), sum(refused), sumIf(calls, downgraded), sum(failed), sum(cost_nano),
     sum(saved_nano), sum(avoided_nano), sum(unconfirmed_nano), sum(input_tokens), sum(output_tokens), sum(latency_ms),
     sum(timed)
-FROM called
+FROM called JOIN units USING (span_ms, slot_ms)
 WHERE {where}
 GROUP BY ALL
 HAVING count() > 0

@@ -1,5 +1,5 @@
 INSERT INTO spend_slots
-SELECT {batch}, true, slot_ms, path, provider, service, category, meter, model, model_requested, basis, source,
+SELECT {batch}, true, span_ms, slot_ms, path, provider, service, category, meter, model, model_requested, basis, source,
     sum(cost), sum(list_cost), sum(quantity)
 FROM spend_slots
 WHERE NOT merged AND batch > {merged_to} AND {live}

@@ -58,9 +58,11 @@ PARTITION BY toYYYYMM(`ChargePeriodStart`)
 ORDER BY (`ChargePeriodStart`, `x_SourceRecordId`, batch)
 SETTINGS non_replicated_deduplication_window = 1000;
 
--- Sums by quarter of an hour, which is what every time zone's day is made of; each batch adds rows of its own, and
--- `compact` adds merged ones, which then count instead.
-CREATE TABLE IF NOT EXISTS spend_slots (batch UInt64, merged Bool, slot_ms Int64, path LowCardinality(String),
+-- Sums by quarter of an hour, which is what every time zone's day is made of, those of spend and calls also by longer
+-- spans in UTC: span_ms is the length of a slot. Each batch adds rows of its own, and `compact` adds merged ones, which
+-- then count instead.
+CREATE TABLE IF NOT EXISTS spend_slots (batch UInt64, merged Bool, span_ms Int64, slot_ms Int64,
+    path LowCardinality(String),
     provider LowCardinality(Nullable(String)), service LowCardinality(Nullable(String)),
     category LowCardinality(Nullable(String)), meter LowCardinality(Nullable(String)),
     model LowCardinality(Nullable(String)), model_requested LowCardinality(Nullable(String)),
@@ -68,10 +70,11 @@ CREATE TABLE IF NOT EXISTS spend_slots (batch UInt64, merged Bool, slot_ms Int64
     cost Decimal(38, 12), list_cost Decimal(38, 12), quantity Decimal(38, 12))
 ENGINE = ReplacingMergeTree(batch)
 PARTITION BY toYYYYMM(toDateTime(intDiv(slot_ms, 1000), 'UTC'))
-ORDER BY (slot_ms, path, provider, service, category, meter, model, model_requested, basis, source, batch)
+ORDER BY (span_ms, slot_ms, path, provider, service, category, meter, model, model_requested, basis, source, batch)
 SETTINGS non_replicated_deduplication_window = 1000, allow_nullable_key = 1;
 
-CREATE TABLE IF NOT EXISTS call_slots (batch UInt64, merged Bool, slot_ms Int64, path LowCardinality(String),
+CREATE TABLE IF NOT EXISTS call_slots (batch UInt64, merged Bool, span_ms Int64, slot_ms Int64,
+    path LowCardinality(String),
     provider LowCardinality(Nullable(String)), model LowCardinality(Nullable(String)),
     model_requested LowCardinality(Nullable(String)), state LowCardinality(Nullable(String)),
     outcome LowCardinality(String), kind LowCardinality(String), refusal LowCardinality(Nullable(String)),
@@ -79,7 +82,7 @@ CREATE TABLE IF NOT EXISTS call_slots (batch UInt64, merged Bool, slot_ms Int64,
     unconfirmed_nano Int64, input_tokens Int64, output_tokens Int64, latency_ms Int64, timed Int64)
 ENGINE = ReplacingMergeTree(batch)
 PARTITION BY toYYYYMM(toDateTime(intDiv(slot_ms, 1000), 'UTC'))
-ORDER BY (slot_ms, path, provider, model, model_requested, state, outcome, kind, refusal, downgraded, batch)
+ORDER BY (span_ms, slot_ms, path, provider, model, model_requested, state, outcome, kind, refusal, downgraded, batch)
 SETTINGS non_replicated_deduplication_window = 1000, allow_nullable_key = 1;
 
 CREATE TABLE IF NOT EXISTS account_slots (batch UInt64, merged Bool, slot_ms Int64, account_id String,

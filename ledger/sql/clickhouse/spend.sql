@@ -1,21 +1,24 @@
--- Sums of whole slots, and of the records themselves for the parts of a slot at both ends of the interval.
-WITH spent AS (
-    SELECT slot_ms, path, provider, service, category, meter, model, model_requested, basis, source, cost, list_cost,
-        quantity, '' AS tags
+-- Sums of the coarsest spans that fit, and at the ends of the interval the records themselves (ledger/spans.py).
+WITH units AS (
+    SELECT part.1 AS span_ms, part.4 AS bucket_ms,
+        arrayJoin(if(span_ms = 0, range(intDiv(part.2, 900000) * 900000, part.3, 900000),
+            range(part.2, part.3, greatest(span_ms, 1)))) AS slot_ms
+    FROM (SELECT arrayJoin({{units:Array(Tuple(Int64, Int64, Int64, Int64))}}) AS part)
+), spent AS (
+    SELECT span_ms, slot_ms, path, provider, service, category, meter, model, model_requested, basis, source, cost,
+        list_cost, quantity, '' AS tags
     FROM spend_slots
-    WHERE slot_ms >= {{first_ms:Int64}} AND slot_ms < {{last_ms:Int64}} AND {live_slots}
+    WHERE {sums} AND {live_slots}
     UNION ALL
-    SELECT toUnixTimestamp64Milli(`ChargePeriodStart`), path, `ServiceProviderName`, `ServiceName`, `ServiceCategory`,
-        `SkuMeter`, `x_ModelServed`, `x_ModelRequested`, `x_CostBasis`, `x_CostSource`,
-        `EffectiveCost` + `x_RoundingCost`, `ListCost`, coalesce(`ConsumedQuantity`, 0), coalesce(`Tags`, '')
+    SELECT toInt64(0), intDiv(toUnixTimestamp64Milli(`ChargePeriodStart`), 900000) * 900000, path,
+        `ServiceProviderName`, `ServiceName`, `ServiceCategory`, `SkuMeter`, `x_ModelServed`, `x_ModelRequested`,
+        `x_CostBasis`, `x_CostSource`, `EffectiveCost` + `x_RoundingCost`, `ListCost`,
+        coalesce(`ConsumedQuantity`, 0), coalesce(`Tags`, '')
     FROM charges
-    WHERE (`ChargePeriodStart` >= fromUnixTimestamp64Milli({{start_ms:Int64}}, 'UTC')
-            AND `ChargePeriodStart` < fromUnixTimestamp64Milli({{first_ms:Int64}}, 'UTC')
-        OR `ChargePeriodStart` >= fromUnixTimestamp64Milli({{last_ms:Int64}}, 'UTC')
-            AND `ChargePeriodStart` < fromUnixTimestamp64Milli({{end_ms:Int64}}, 'UTC')) AND {live}
+    WHERE {records} AND {live}
 )
 SELECT {groups} {bucket} AS bucket_ms, sum(cost), sum(list_cost), sum(quantity)
-FROM spent
+FROM spent JOIN units USING (span_ms, slot_ms)
 WHERE {where}
 GROUP BY ALL
 HAVING count() > 0

@@ -153,7 +153,7 @@ def test_a_batch_that_fails_leaves_no_trace(store: LedgerStore, reopen: Open) ->
     rest = stream.batch(position)
     unheard_of: Any = "a lot"
     broken = replace(rest.calls[-1], posted_nano=unheard_of)
-    with pytest.raises(Exception, match="a lot"):
+    with pytest.raises(Exception, match=r"a lot|posted_nano"):
         store.append(replace(rest, calls=[*rest.calls[:-1], broken]))
     assert store.position() == position
     assert picture(store) == before

@@ -16,6 +16,7 @@ from ledger.ports import (
     SpendAsk,
 )
 from ledger.scopes import first_keys
+from tests.contracts.ledger.conftest import Full
 from tests.ledger import oracle
 from tests.ledger.events import HOUR_MS, START_MS, Stream, everything
 
@@ -23,35 +24,33 @@ ALL_TIME = Interval(0, 2**42)
 CROOKED = Interval(START_MS + 1_234, START_MS + 27 * HOUR_MS + 123_456 + 4_501)
 
 
-def filled(store: LedgerStore, stream: Stream | None = None) -> list[Batch]:
-    """Everything, in several batches."""
-    stream, batches = stream or everything(), []
+def filled(store: LedgerStore, stream: Stream) -> list[Batch]:
+    """All of a stream, in several batches."""
+    batches: list[Batch] = []
     while store.position().sequence < len(stream.events):
         batches.append(stream.batch(store.position(), 9))
         store.append(batches[-1])
     return batches
 
 
-def check(store: LedgerStore, batches: list[Batch], ask: SpendAsk) -> None:
+def check(full: Full, ask: SpendAsk) -> None:
     """The store says what the oracle says, and that is something."""
-    expected = oracle.calls(batches, ask)
-    assert sorted(store.calls(ask), key=oracle.by_group) == expected
+    expected = full.expected.calls(ask)
+    assert sorted(full.store.calls(ask), key=oracle.by_group) == expected
     assert expected
 
 
 @pytest.mark.parametrize("dimension", [*CALL_DIMENSIONS, "agent", "team", "user", "session", "task"])
-def test_by_every_dimension_and_type_of_scope(store: LedgerStore, dimension: str) -> None:
-    batches = filled(store)
-    check(store, batches, SpendAsk(ALL_TIME, (dimension,)))
-    check(store, batches, SpendAsk(CROOKED, (dimension, "agent", "kind")))
+def test_by_every_dimension_and_type_of_scope(full: Full, dimension: str) -> None:
+    check(full, SpendAsk(ALL_TIME, (dimension,)))
+    check(full, SpendAsk(CROOKED, (dimension, "agent", "kind")))
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Europe/Berlin"])
 @pytest.mark.parametrize("bucket", [None, "hour", "day", "month"])
-def test_buckets_are_of_a_time_zone(store: LedgerStore, bucket: Bucket | None, zone: str) -> None:
-    batches = filled(store)
+def test_buckets_are_of_a_time_zone(full: Full, bucket: Bucket | None, zone: str) -> None:
     for interval in (ALL_TIME, CROOKED):
-        check(store, batches, SpendAsk(interval, ("agent",), bucket, zone))
+        check(full, SpendAsk(interval, ("agent",), bucket, zone))
 
 
 @pytest.mark.parametrize(
@@ -67,12 +66,11 @@ def test_buckets_are_of_a_time_zone(store: LedgerStore, bucket: Bucket | None, z
     ],
     ids=str,
 )
-def test_filters_hold_for_sums_and_single_calls(store: LedgerStore, filters: tuple[Filter, ...]) -> None:
-    batches = filled(store)
+def test_filters_hold_for_sums_and_single_calls(full: Full, filters: tuple[Filter, ...]) -> None:
     for interval in (ALL_TIME, CROOKED):
-        check(store, batches, SpendAsk(interval, ("agent",), None, "UTC", filters))
-        found = store.call_list(CallsAsk(interval, filters, 1000))
-        assert found == _newest_first(batches, interval, filters)
+        check(full, SpendAsk(interval, ("agent",), None, "UTC", filters))
+        found = full.store.call_list(CallsAsk(interval, filters, 1000))
+        assert found == _newest_first(full.batches, interval, filters)
         assert found
 
 
@@ -117,12 +115,12 @@ def test_pages_of_calls_miss_nothing_and_repeat_nothing(store: LedgerStore) -> N
     assert len(pages) == 23
 
 
-def test_an_unknown_dimension_is_refused(store: LedgerStore) -> None:
+def test_an_unknown_dimension_is_refused(full: Full) -> None:
     for name in ("meter'", "", "Agent"):
         with pytest.raises(InvalidInput):
-            store.calls(SpendAsk(ALL_TIME, (name,)))
+            full.store.calls(SpendAsk(ALL_TIME, (name,)))
         with pytest.raises(InvalidInput):
-            store.call_list(CallsAsk(ALL_TIME, (Filter(name, ("a",)),)))
+            full.store.call_list(CallsAsk(ALL_TIME, (Filter(name, ("a",)),)))
 
 
 def test_one_request_is_told_from_hold_to_true_up(store: LedgerStore) -> None:

@@ -164,8 +164,10 @@ def test_readers_see_whole_batches_while_one_writes(store: LedgerStore) -> None:
     for reader in readers:
         reader.start()
     try:
-        _fill(store, stream, 4)
-        store.compact(keep_events_from_ms=None, keep_calls_from_ms=None)
+        while store.position().sequence < len(stream.events):
+            for _ in range(5):
+                store.append(stream.batch(store.position(), 32))
+            store.compact(keep_events_from_ms=None, keep_calls_from_ms=None)
     finally:
         written.set()
         for reader in readers:
