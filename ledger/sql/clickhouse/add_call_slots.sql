@@ -1,7 +1,7 @@
 -- A row that only corrects (a true-up, a late end of an expired hold) is no other call.
 INSERT INTO call_slots
-SELECT {batch}, false, arrayJoin({spans}) AS span_ms, intDiv(at_ms, span_ms) * span_ms, path, provider, model_served, model_requested, state, outcome,
-    kind, refusal, downgraded,
+SELECT {batch}, false, arrayJoin({spans}) AS span_ms, intDiv(at_ms, span_ms) * span_ms, path, provider,
+    model_served, model_requested, state, outcome, kind, refusal, downgraded,
     countIf(kind IN ('settle', 'void', 'post') AND NOT corrects OR kind = 'expire'),
     countIf(kind = 'refusal'),
     countIf(kind = 'void' AND NOT corrects),

@@ -5,13 +5,14 @@ WITH units AS (
             range(part.2, part.3, greatest(span_ms, 1)))) AS slot_ms
     FROM (SELECT arrayJoin({{units:Array(Tuple(Int64, Int64, Int64, Int64))}}) AS part)
 ), called AS (
-    SELECT span_ms, slot_ms, path, provider, model, model_requested, state, outcome, kind, refusal, downgraded, calls, refused,
-        failed, cost_nano, saved_nano, avoided_nano, unconfirmed_nano, input_tokens, output_tokens, latency_ms, timed,
-        [''] AS scopes
+    SELECT span_ms, slot_ms, path, provider, model, model_requested, state, outcome, kind, refusal, downgraded, calls,
+        refused, failed, cost_nano, saved_nano, avoided_nano, unconfirmed_nano, input_tokens, output_tokens, latency_ms,
+        timed, [''] AS scopes
     FROM call_slots
     WHERE {sums} AND {live_slots}
     UNION ALL
-    SELECT toInt64(0), intDiv(at_ms, 900000) * 900000, path, provider, model_served, model_requested, state, outcome, kind, refusal, downgraded,
+    SELECT toInt64(0), intDiv(at_ms, 900000) * 900000, path, provider, model_served, model_requested, state, outcome,
+        kind, refusal, downgraded,
         toInt64(kind IN ('settle', 'void', 'post') AND NOT corrects OR kind = 'expire'), toInt64(kind = 'refusal'),
         toInt64(kind = 'void' AND NOT corrects), posted_nano, if(kind = 'refusal', 0, saved_nano),
         if(kind = 'refusal', saved_nano, 0),

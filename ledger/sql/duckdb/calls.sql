@@ -27,7 +27,8 @@ WITH units AS (
         FROM (SELECT *, kind IN ('settle', 'void') AND posted_nano <> cost_nano AS corrects FROM ({records}))
     ) JOIN units USING (span_ms, slot_ms)
 ), summed AS (
-    SELECT bucket_ms, {keys} sum(calls)::BIGINT AS calls, sum(refused)::BIGINT AS refused, sum(lowered)::BIGINT AS lowered,
+    SELECT bucket_ms, {keys} sum(calls)::BIGINT AS calls, sum(refused)::BIGINT AS refused,
+        sum(lowered)::BIGINT AS lowered,
         sum(failed)::BIGINT AS failed, sum(cost_nano)::BIGINT AS cost_nano, sum(saved_nano)::BIGINT AS saved_nano,
         sum(avoided_nano)::BIGINT AS avoided_nano, sum(unconfirmed_nano)::BIGINT AS unconfirmed_nano,
         sum(input_tokens)::BIGINT AS input_tokens, sum(output_tokens)::BIGINT AS output_tokens, sum(latency_ms)::BIGINT

@@ -1,7 +1,7 @@
--- Append-only. `slots` are sums by quarter of an hour, which is what every time zone's day is made of, those of spend and
--- calls also by longer spans in UTC: span_ms is the length of a slot. Each batch adds rows of its own, which `compact`
--- merges; what is older than `ledger.unmerged_ms` is merged. `path` is a chain of scopes without the types that are too
--- many to sum by.
+-- Append-only. `slots` are sums by quarter of an hour, which is what every time zone's day is made of, those of spend
+-- and calls also by longer spans in UTC: span_ms is the length of a slot. Each batch adds rows of its own, which
+-- `compact` merges; what is older than `ledger.unmerged_ms` is merged. `path` is a chain of scopes without the types
+-- that are too many to sum by.
 CREATE TABLE IF NOT EXISTS ledger (id VARCHAR NOT NULL, layout INTEGER NOT NULL, epoch VARCHAR NOT NULL,
     sequence BIGINT NOT NULL, event_id VARCHAR NOT NULL, refusal_id VARCHAR NOT NULL, unmerged_ms BIGINT NOT NULL);
 
@@ -47,12 +47,14 @@ JOIN charge_chains AS chain ON chain.id = record.chain;
 
 CREATE TABLE IF NOT EXISTS paths (path VARCHAR NOT NULL, type VARCHAR NOT NULL, key VARCHAR NOT NULL);
 
-CREATE TABLE IF NOT EXISTS spend_slots (span_ms BIGINT NOT NULL, slot_ms BIGINT NOT NULL, path VARCHAR NOT NULL, provider VARCHAR,
+CREATE TABLE IF NOT EXISTS spend_slots (span_ms BIGINT NOT NULL, slot_ms BIGINT NOT NULL, path VARCHAR NOT NULL,
+    provider VARCHAR,
     service VARCHAR, category VARCHAR, meter VARCHAR, model VARCHAR, model_requested VARCHAR, basis VARCHAR,
     source VARCHAR, cost DECIMAL(38, 12) NOT NULL, list_cost DECIMAL(38, 12) NOT NULL,
     quantity DECIMAL(38, 12) NOT NULL);
 
-CREATE TABLE IF NOT EXISTS call_slots (span_ms BIGINT NOT NULL, slot_ms BIGINT NOT NULL, path VARCHAR NOT NULL, provider VARCHAR, model VARCHAR,
+CREATE TABLE IF NOT EXISTS call_slots (span_ms BIGINT NOT NULL, slot_ms BIGINT NOT NULL, path VARCHAR NOT NULL,
+    provider VARCHAR, model VARCHAR,
     model_requested VARCHAR, state VARCHAR, outcome VARCHAR NOT NULL, kind VARCHAR NOT NULL, refusal VARCHAR,
     downgraded BOOLEAN NOT NULL, calls BIGINT NOT NULL, refused BIGINT NOT NULL, failed BIGINT NOT NULL,
     cost_nano BIGINT NOT NULL, saved_nano BIGINT NOT NULL, avoided_nano BIGINT NOT NULL,
