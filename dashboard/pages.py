@@ -4,7 +4,6 @@ Everything is served by this process; nothing is loaded from elsewhere, and no s
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from typing import Any
@@ -21,14 +20,14 @@ from core.scope import parse_scope
 from dashboard import formats, history, views
 from dashboard.budget_pages import budget_pages
 from dashboard.deps import Deps
+from dashboard.live import Moves, Socket
 from dashboard.price_pages import price_pages
 from dashboard.ranges import GROUPS, OUTCOMES, RANGES, Range, range_of
 from dashboard.session import Sessions, check_origin
-from dashboard.spend import AccountSpend, current_spend
 from dashboard.what_if_pages import what_if_pages
 
 _MAX_FORM_BYTES = 65_536
-_LIVE_EVERY_S = 1.0
+_STILL_HERE_S = 5.0
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -51,7 +50,8 @@ class Pages:
 
     def __init__(self, deps: Deps) -> None:
         self._deps = deps
-        self._sessions = Sessions(deps.keys, deps.clock)
+        self.sessions = Sessions(deps.keys, deps.clock)
+        self.moves = Moves(deps)
         self._templates = Environment(
             loader=PackageLoader("dashboard"),
             autoescape=select_autoescape(default=True),
@@ -98,23 +98,19 @@ class Pages:
 
     async def live(self, request: Request) -> Response:
         """Server-sent events: accounts whose money has moved, as the pages show them."""
-        self._sessions.check(request)
-        stream = self._moves(request)
+        self.sessions.check(request)
+        stream = self._moved(request)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    async def _moves(self, request: Request) -> AsyncIterator[bytes]:
-        counted, before = -1, dict[str, dict[str, Any]]()
-        while not await request.is_disconnected():
-            with contextlib.suppress(SpendgateError):  # the store is away: the page keeps what it shows
-                sequence = (await self._deps.store.look()).sequence
-                if sequence != counted:
-                    rows = await current_spend(self._deps.store, self._deps.book, self._deps.clock.now_ms())
-                    now = {row.terms.id: _cells(row) for row in rows}
-                    moved = [cells for account, cells in now.items() if before.get(account) != cells]
-                    counted, before = sequence, now
+    async def _moved(self, request: Request) -> AsyncIterator[bytes]:
+        async with self.moves.listen() as listener:
+            while not await request.is_disconnected():
+                try:
+                    moved = await asyncio.wait_for(listener.next(), _STILL_HERE_S)
+                except TimeoutError:
+                    yield b": still here\n\n"
+                else:
                     yield b"data: " + orjson.dumps(moved) + b"\n\n"
-            yield b": still here\n\n"
-            await asyncio.sleep(_LIVE_EVERY_S)
 
     async def login_form(self, request: Request) -> Response:
         """Asks for the admin key."""
@@ -127,7 +123,7 @@ class Pages:
         try:
             check_origin(request)
             response = _to(after)
-            self._sessions.begin(response, form.get("key", ""), secure=request.url.scheme == "https")
+            self.sessions.begin(response, form.get("key", ""), secure=request.url.scheme == "https")
         except SpendgateError as error:
             return self._render(request, "login.html", error.status, after=after, error=error.message)
         return response
@@ -136,7 +132,7 @@ class Pages:
         """Ends the session."""
         await self.posted(request)
         response = _to("/login")
-        self._sessions.end(response)
+        self.sessions.end(response)
         return response
 
     async def asset(self, request: Request) -> Response:
@@ -152,7 +148,7 @@ class Pages:
 
         async def page(request: Request) -> Response:
             try:
-                self._sessions.check(request)
+                self.sessions.check(request)
                 return await handler(request)
             except Unauthorized:
                 asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
@@ -179,12 +175,12 @@ class Pages:
             Unauthorized, Forbidden: nobody is logged in, or the form is another site's.
         """
         form = await _form(request)
-        self._sessions.check_form(request, form)
+        self.sessions.check_form(request, form)
         return form
 
     def show(self, request: Request, name: str, status: int = 200, **context: Any) -> Response:
         """A page for who is logged in."""
-        session = self._sessions.check(request)
+        session = self.sessions.check(request)
         return self._render(request, name, status, session=session, **context)
 
     def _render(self, request: Request, name: str, status: int, **context: Any) -> Response:
@@ -205,6 +201,7 @@ def router(deps: Deps) -> APIRouter:
     more = (*budget_pages(pages, deps), *price_pages(pages, deps), *what_if_pages(pages, deps))
     for method, path, page in more:
         routes.add_api_route(path, pages.guarded(page), methods=[method], response_model=None)
+    routes.add_api_websocket_route("/ws/events", Socket(deps, pages.sessions, pages.moves).serve)
     routes.add_api_route("/ui/events", pages.live, methods=["GET"], response_model=None)
     routes.add_api_route("/login", pages.login_form, methods=["GET"], response_model=None)
     routes.add_api_route("/login", pages.login, methods=["POST"], response_model=None)
@@ -212,19 +209,6 @@ def router(deps: Deps) -> APIRouter:
     routes.add_api_route("/ui/static/{name:path}", pages.asset, methods=["GET"], response_model=None)
     routes.add_api_route("/", lambda: _to("/ui"), methods=["GET"], response_model=None)
     return routes
-
-
-def _cells(row: AccountSpend) -> dict[str, Any]:
-    """An account as its row on a page shows it."""
-    return {
-        "account": row.terms.id,
-        "spent": formats.money(row.spent_nano),
-        "held": formats.money(row.held_nano),
-        "left": formats.money(row.hard_remaining_nano),
-        "share": formats.share(row.spent_nano, row.terms.limit_nano),
-        "state": row.state.label,
-        "icon": formats.STATE_ICONS[row.state],
-    }
 
 
 def _safe(path: str | None) -> str:

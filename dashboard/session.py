@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
+from starlette.requests import HTTPConnection
 
 from core.clock import Clock
 from core.errors import Forbidden, Unauthorized
@@ -59,7 +60,7 @@ class Sessions:
         """Let the browser forget it."""
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
 
-    def check(self, request: Request) -> Session:
+    def check(self, request: HTTPConnection) -> Session:
         """The session of a request.
 
         Raises:
@@ -90,7 +91,7 @@ class Sessions:
         return session
 
 
-def check_origin(request: Request) -> None:
+def check_origin(request: HTTPConnection) -> None:
     """A browser says where a form comes from.
 
     Raises:

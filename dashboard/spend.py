@@ -118,7 +118,11 @@ def router(deps: Deps) -> APIRouter:
 
 async def current_spend(store: LiveState, book: BudgetBook, now_ms: int) -> list[AccountSpend]:
     """Every account of the present, as far as its budget still exists."""
-    accounts = await store.current_accounts(now_ms)
+    return await spend_of(store, book, await store.current_accounts(now_ms), now_ms)
+
+
+async def spend_of(store: LiveState, book: BudgetBook, accounts: Iterable[str], now_ms: int) -> list[AccountSpend]:
+    """These accounts, as far as they are of the present and their budget still exists."""
     found = (_present_terms(book, account, now_ms) for account in accounts)
     return await _with_balances(store, book, [terms for terms in found if terms])
 

@@ -146,6 +146,13 @@ class Connection(HttpToolsProtocol):
             Connection._default = headers, lines
         return lines
 
+    def handle_websocket_upgrade(self) -> None:
+        """The connection is another protocol's from now on."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        super().handle_websocket_upgrade()
+
     def _take(self, hot: HotRoutes, surface: Surface, path: str) -> None:
         """Begin a cycle of our own, now or behind the one that runs."""
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
