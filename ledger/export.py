@@ -5,6 +5,7 @@ Money and prices are decimal text with all digits in CSV and JSON, and decimals 
 """
 
 import csv
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -74,6 +75,10 @@ class ExportAsk:
     filters: tuple[Filter, ...] = ()
 
 
+#: How the name of a file ends that is still being written.
+DRAFT = ".part"
+
+
 def columns_of(layout: Layout) -> tuple[tuple[str, Column], ...]:
     """Names in a layout, each with the column of the ledger that fills it."""
     if layout is Layout.FOCUS_1_4:
@@ -87,13 +92,15 @@ def columns_of(layout: Layout) -> tuple[tuple[str, Column], ...]:
 def export(store: LedgerStore, path: Path, ask: ExportAsk, progress: Progress = lambda _: None) -> int:
     """Write a file; how many records it has. progress: is told how many were written so far.
 
+    It is written beside its place, under a name of its own: of two at once the last to end is there, as a whole.
+
     Raises:
         OSError: it can't be written; what was there under its name stays.
         LedgerUnavailable: the ledger can't be read.
     """
     columns = columns_of(ask.layout)
     pages = _pages(store, ask, [c.name for _, c in columns], progress)
-    draft = path.with_name(f".{path.name}.part")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{DRAFT}")
     try:
         if ask.format is Format.PARQUET:
             count = _write_parquet(draft, columns, pages)

@@ -6,6 +6,7 @@ which goes with the command: what is broken off leaves nothing in the data folde
 
 import asyncio
 import contextlib
+import glob
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from typing import Annotated
 import typer
 
 from core.clock import SystemClock
-from ledger.export import Format, Layout
+from ledger.export import DRAFT, Format, Layout
 from ledger.ports import Filter, Interval, LedgerReader
 from spendgate.cli_ledger import filters_of, run_on_ledger
 from spendgate.settings import Settings
@@ -84,7 +85,7 @@ async def _write(
     filters: tuple[Filter, ...],
 ) -> int:
     with _target(out, settings) as path:
-        telling = asyncio.create_task(_tell(path.with_name(f".{path.name}.part")))
+        telling = asyncio.create_task(_tell(path))
         try:
             count = await reader.export_to(str(path), kind, layout, interval, filters)
         finally:
@@ -97,11 +98,11 @@ async def _write(
     return count
 
 
-async def _tell(draft: Path) -> None:
+async def _tell(path: Path) -> None:
     """How far it is, for a person."""
     while sys.stderr.isatty():
         await asyncio.sleep(_EVERY_S)
-        typer.echo(f"\r{_size_bytes(draft) / 1e6:,.0f} MB written", err=True, nl=False)
+        typer.echo(f"\r{_size_bytes(path) / 1e6:,.0f} MB written", err=True, nl=False)
 
 
 @contextlib.contextmanager
@@ -136,8 +137,13 @@ def _ended_by_sigterm() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-def _size_bytes(draft: Path) -> int:
-    return draft.stat().st_size if draft.exists() else 0
+def _size_bytes(path: Path) -> int:
+    """Of what is written for this path; see `ledger.export`."""
+    sizes = [0]
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*{DRAFT}"):
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            sizes.append(draft.stat().st_size)
+    return max(sizes)
 
 
 def _epoch_ms(text: str, option: str) -> int:

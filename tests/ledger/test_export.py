@@ -210,6 +210,22 @@ def test_nothing_to_export(store: DuckDbLedger, tmp_path: Path, format: Format):
     assert read(out, format, Layout.FOCUS_1_4) == []
 
 
+def test_of_two_at_once_the_last_to_end_is_there_as_a_whole(store: DuckDbLedger, tmp_path: Path):
+    ask, out = ExportAsk(ALL_TIME, Format.CSV), tmp_path / "alone" / "out.csv"
+    out.parent.mkdir()
+    counts: list[int] = []
+
+    def again(_: int) -> None:  # in the middle of the first
+        if not counts:
+            counts.append(0)
+            counts.append(export(store, out, ask))
+
+    counts.append(export(store, out, ask, again))
+    assert counts[1] == counts[2] > 0
+    assert len(read(out, Format.CSV, Layout.FOCUS_1_4)) == counts[2]
+    assert list(out.parent.iterdir()) == [out]
+
+
 def test_what_was_there_stays_if_it_fails(store: DuckDbLedger, tmp_path: Path):
     out = tmp_path / "out.csv"
     out.write_text("before")
