@@ -1,8 +1,8 @@
 """A person's session: the admin key is asked for once, and a cookie stands for it.
 
-The cookie names the key and when the session ends, signed with what is stored of the key; so every worker takes it, the
-key itself is nowhere, and a key that is deleted ends its sessions. Forms carry a token that only this session's pages
-have.
+The cookie names the key and when the session began and ends, signed with what is stored of the key; so every worker
+takes it, the key itself is nowhere, and a key that is deleted ends its sessions. Pages that are used put the end off,
+up to a week after the login. Forms carry a token that only pages of this session have.
 """
 
 import hashlib
@@ -18,7 +18,9 @@ from core.errors import Forbidden, Unauthorized
 from core.keys import ApiKey, KeyRing, KeyRole
 
 COOKIE = "spendgate_session"
+#: A session ends so long after its last page, and so long after the login in any case.
 LIFE_S = 12 * 3600
+LONGEST_S = 7 * 24 * 3600
 _TOKEN_FIELD = "token"
 
 
@@ -27,6 +29,7 @@ class Session:
     """Somebody who has shown the admin key. token: goes with every form."""
 
     key: ApiKey
+    begun_s: int
     until_s: int
     token: str
 
@@ -45,11 +48,20 @@ class Sessions:
             Unauthorized, Forbidden: it is no admin key.
         """
         key = self.keys.authenticate(key_text.strip(), KeyRole.ADMIN)
-        until_s = self.clock.now_ms() // 1000 + LIFE_S
+        self._set(response, key, self._now_s(), secure=secure)
+
+    def keep(self, response: Response, session: Session, *, secure: bool) -> None:
+        """Put its end off, once less than half of its time is left."""
+        if session.until_s - self._now_s() < LIFE_S // 2 and session.until_s < session.begun_s + LONGEST_S:
+            self._set(response, session.key, session.begun_s, secure=secure)
+
+    def _set(self, response: Response, key: ApiKey, begun_s: int, *, secure: bool) -> None:
+        until_s = min(self._now_s() + LIFE_S, begun_s + LONGEST_S)
+        signature = _sign(key, f"session.{begun_s}.{until_s}")
         response.set_cookie(
             COOKIE,
-            f"{key.id}.{until_s}.{_sign(key, until_s, 'session')}",
-            max_age=LIFE_S,
+            f"{key.id}.{begun_s}.{until_s}.{signature}",
+            max_age=until_s - self._now_s(),
             path="/",
             httponly=True,
             samesite="strict",
@@ -66,17 +78,15 @@ class Sessions:
         Raises:
             Unauthorized: it has none, or none that still holds.
         """
-        key_id, _, rest = request.cookies.get(COOKIE, "").partition(".")
-        until, _, signature = rest.partition(".")
+        key_id, begun, until, signature = (*request.cookies.get(COOKIE, "").split("."), "", "", "", "")[:4]
         key = self.keys.get(key_id)
-        if key is None or key.role is not KeyRole.ADMIN or not until.isdecimal():
+        if key is None or key.role is not KeyRole.ADMIN:
             raise Unauthorized("log in with the admin key")
-        until_s = int(until)
-        if not hmac.compare_digest(signature.encode(), _sign(key, until_s, "session").encode()):
+        if not hmac.compare_digest(signature.encode(), _sign(key, f"session.{begun}.{until}").encode()):
             raise Unauthorized("log in with the admin key")
-        if until_s <= self.clock.now_ms() // 1000:
+        if int(until) <= self._now_s():
             raise Unauthorized("the session is over; log in again")
-        return Session(key, until_s, _sign(key, until_s, "form"))
+        return Session(key, int(begun), int(until), _sign(key, f"form.{begun}"))
 
     def check_form(self, request: Request, form: dict[str, str]) -> Session:
         """The session of a form that was sent from one of its pages.
@@ -90,6 +100,9 @@ class Sessions:
             raise Forbidden("this form is too old, or not of this page; load the page again")
         return session
 
+    def _now_s(self) -> int:
+        return self.clock.now_ms() // 1000
+
 
 def check_origin(request: HTTPConnection) -> None:
     """A browser says where a form comes from.
@@ -102,6 +115,5 @@ def check_origin(request: HTTPConnection) -> None:
         raise Forbidden("the form comes from another site")
 
 
-def _sign(key: ApiKey, until_s: int, purpose: str) -> str:
-    text = f"{purpose}.{key.id}.{until_s}".encode()
-    return hmac.new(bytes.fromhex(key.digest), text, hashlib.sha256).hexdigest()
+def _sign(key: ApiKey, what: str) -> str:
+    return hmac.new(bytes.fromhex(key.digest), f"{what}.{key.id}".encode(), hashlib.sha256).hexdigest()

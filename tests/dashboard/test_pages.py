@@ -7,7 +7,7 @@ import pytest
 from budget.model import Budget
 from core.keys import KeyRole
 from core.scope import Scope
-from dashboard.session import COOKIE, LIFE_S
+from dashboard.session import COOKIE, LIFE_S, LONGEST_S
 from tests.dashboard.conftest import Answer, Api
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -71,7 +71,25 @@ async def test_a_session_ends_by_time_and_with_its_key(api: Api):
     assert (await send(api, "GET", "/ui", cookie=cookie)).status == 303
 
 
-TAMPERED = [lambda c: c[:-1] + ("0" if c[-1] != "0" else "1"), lambda c: "x" + c, lambda _: "a.b.c"]
+async def test_pages_put_the_end_of_a_session_off_but_not_for_ever(api: Api):
+    cookie, hours = await logged_in(api), 0
+    form = re.search(r'name="token" value="(\w+)"', (await send(api, "GET", "/ui", cookie=cookie)).text)
+    assert form
+    while (answer := await send(api, "GET", "/ui", cookie=cookie)).status == 200:
+        renewed = re.match(rf"{COOKIE}=([^;]+); ", answer.headers.get("Set-Cookie", ""))
+        cookie = renewed[1] if renewed else cookie
+        assert f'value="{form[1]}"' in answer.text  # a form that was open all the while can still be sent
+        hours += 1
+        api.clock.at_ms += 3_600_000
+    assert hours == LONGEST_S // 3600
+
+
+TAMPERED = [
+    lambda c: c[:-1] + ("0" if c[-1] != "0" else "1"),
+    lambda c: "x" + c,
+    lambda _: "a.b.c",
+    lambda _: "a.b.c.d",
+]
 
 
 @pytest.mark.parametrize("change", TAMPERED)
@@ -80,8 +98,8 @@ async def test_a_cookie_that_was_tampered_with(api: Api, change):
 
 
 async def test_a_longer_life_can_not_be_written_into_it(api: Api):
-    key_id, until, signature = (await logged_in(api)).split(".")
-    assert (await send(api, "GET", "/ui", cookie=f"{key_id}.{int(until) + 1}.{signature}")).status == 303
+    key_id, begun, until, signature = (await logged_in(api)).split(".")
+    assert (await send(api, "GET", "/ui", cookie=f"{key_id}.{begun}.{int(until) + 1}.{signature}")).status == 303
 
 
 async def test_forms_of_other_sites_do_nothing(api: Api):
