@@ -173,7 +173,7 @@ def test_a_table_is_sorted_by_the_keyboard_and_downloaded(gateway: RunningGatewa
 
 def test_a_price_is_set_and_ended_on_its_page(gateway: RunningGateway, browser: Browser, picture: Picture):
     with logged_in(gateway, browser) as page:
-        page.get_by_role("link", name="Models and prices").click()
+        page.get_by_role("link", name="Models", exact=True).click()
         page.locator("select[name=model]").select_option("databricks-gpt-oss-20b")
         page.locator("input[name=input]").fill("0.05")
         page.locator("input[name=output]").fill("0.20")
