@@ -1,7 +1,8 @@
 """What this surface stands on; built by the process, passed in once."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from budget.book import BudgetBook
@@ -32,6 +33,7 @@ class Deps:
     ledger: what was; None where it is switched off.
     dry_runs: tries calls without making them; None where there is no gateway.
     replays: replays the past; None where the ledger is switched off.
+    stopping: set when the process drains; what is told live ends then.
     """
 
     store: LiveState
@@ -46,3 +48,4 @@ class Deps:
     ledger: LedgerReader | None = None
     dry_runs: DryRuns | None = None
     replays: Replays | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)

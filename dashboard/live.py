@@ -1,9 +1,11 @@
 """Accounts whose money has moved, for pages (server-sent events) and programs (a WebSocket): the same events for both.
 
 One reader in each process feeds all who listen, and reads nothing while nobody does. It looks at the store's count of
-events once a second, and asks only for accounts that events name; after many events, or a change of budgets, for all.
+events once a second, and asks only for accounts that events name; for all after many events, when a budget has
+changed, and when a period ends.
 
-A listener who is slower than the money keeps the newest state of each account and no more.
+A listener who is slower than the money keeps the newest state of each account and no more. All end when the process
+drains: a page that is open must not keep it from stopping.
 """
 
 import asyncio
@@ -27,26 +29,38 @@ _LOOK_EVERY_S = 1.0
 _MANY_EVENTS = 2_000
 #: The first events that are read may have been told of already: clocks differ by so much at most.
 _OVERLAP_MS = 5_000
-#: What ends a WebSocket whose key was taken away.
+_NEVER_MS = 2**63
+#: What ends a WebSocket whose key was taken away, and one of a process that drains (RFC 6455, section 7.4.1).
 _NOT_ALLOWED = 1008
+_GOING_AWAY = 1001
 
 
 class Listener:
-    """Somebody who is told what moves."""
+    """Somebody who is told what moves. ended: there will be nothing more."""
 
     def __init__(self) -> None:
+        self.ended = False
+        self._begun = False
         self._moved: dict[str, dict[str, Any]] = {}
         self._news = asyncio.Event()
 
     def tell(self, moved: dict[str, dict[str, Any]]) -> None:
-        """These accounts are so now."""
-        if moved:
+        """These accounts are so now. The first time is all there are, be it none."""
+        if moved or not self._begun:
+            self._begun = True
             self._moved |= moved
             self._news.set()
 
-    async def next(self) -> list[dict[str, Any]]:
-        """What has moved since the last time, once anything has."""
+    def end(self) -> None:
+        """Nothing more will be told."""
+        self.ended = True
+        self._news.set()
+
+    async def next(self) -> list[dict[str, Any]] | None:
+        """What has moved since the last time, once anything has; None: there will be nothing more."""
         await self._news.wait()
+        if self.ended:
+            return None
         self._news.clear()
         moved, self._moved = self._moved, {}
         return list(moved.values())
@@ -65,7 +79,8 @@ class Moves:
     async def listen(self) -> AsyncIterator[Listener]:
         """Be told, beginning with every account as it is."""
         listener = Listener()
-        listener.tell(self._shown)
+        if self._counted >= 0:
+            listener.tell(self._shown)
         self._listeners.add(listener)
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
@@ -77,21 +92,30 @@ class Moves:
     def _forget(self) -> None:
         self._counted = -1
         self._after = ""
+        self._until_ms = 0
         self._shown: dict[str, dict[str, Any]] = {}
 
     async def _read(self) -> None:
-        while self._listeners:
-            with contextlib.suppress(SpendgateError):  # the store is away: everybody keeps what they have
-                await self._look()
-            await asyncio.sleep(_LOOK_EVERY_S)
-        self._forget()
+        stopping = self._deps.stopping
+        try:
+            while self._listeners and not stopping.is_set():
+                with contextlib.suppress(SpendgateError):  # the store is away: everybody keeps what they have
+                    await self._look()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), _LOOK_EVERY_S)
+        finally:
+            for listener in self._listeners:
+                listener.end()
+            self._forget()
 
     async def _look(self) -> None:
         deps, sequence = self._deps, (await self._deps.store.look()).sequence
-        if sequence == self._counted:
-            return
         now_ms = deps.clock.now_ms()
-        named = await self._named() if 0 <= sequence - self._counted <= _MANY_EVENTS and self._after else None
+        over = now_ms >= self._until_ms
+        if sequence == self._counted and not over:
+            return
+        few = 0 <= sequence - self._counted <= _MANY_EVENTS and not over
+        named = await self._named() if few and self._after else None
         if named is None:
             self._after = f"{now_ms - _OVERLAP_MS}-0"
             await deps.refresh()
@@ -100,7 +124,15 @@ class Moves:
             rows = await spend_of(deps.store, deps.book, named, now_ms)
         now = {row.terms.id: cells(row) for row in rows}
         moved = {account: one for account, one in now.items() if self._shown.get(account) != one}
-        self._counted, self._shown = sequence, now if named is None else self._shown | now
+        ends = [row.terms.until_ms for row in rows if row.terms.until_ms is not None]
+        if named is None:
+            moved |= {account: {"account": account, "ended": True} for account in self._shown.keys() - now.keys()}
+            self._until_ms = min(ends, default=_NEVER_MS)
+            self._shown = now
+        else:
+            self._until_ms = min([self._until_ms, *ends])
+            self._shown |= now
+        self._counted = sequence
         for listener in self._listeners:
             listener.tell(moved)
 
@@ -160,8 +192,11 @@ class Socket:
                     if not telling.done():
                         telling.cancel()
                         break
+                    if (moved := telling.result()) is None:
+                        await socket.close(_GOING_AWAY)
+                        break
                     self._check(socket)
-                    await socket.send_text(orjson.dumps(telling.result()).decode())
+                    await socket.send_text(orjson.dumps(moved).decode())
             except SpendgateError:
                 await socket.close(_NOT_ALLOWED)
             except WebSocketDisconnect:

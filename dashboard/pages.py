@@ -110,6 +110,8 @@ class Pages:
                 except TimeoutError:
                     yield b": still here\n\n"
                 else:
+                    if moved is None:
+                        return
                     yield b"data: " + orjson.dumps(moved) + b"\n\n"
 
     async def login_form(self, request: Request) -> Response:
@@ -181,7 +183,9 @@ class Pages:
     def show(self, request: Request, name: str, status: int = 200, **context: Any) -> Response:
         """A page for who is logged in."""
         session = self.sessions.check(request)
-        return self._render(request, name, status, session=session, **context)
+        response = self._render(request, name, status, session=session, **context)
+        self.sessions.keep(response, session, secure=request.url.scheme == "https")
+        return response
 
     def _render(self, request: Request, name: str, status: int, **context: Any) -> Response:
         context = {"path": request.url.path, "now_ms": self._deps.clock.now_ms(), "session": None} | context

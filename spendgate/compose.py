@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
@@ -59,7 +59,7 @@ class Worker:
     """The parts of one worker.
 
     hot: the routes that carry calls; None in a control process.
-    draining: set at SIGTERM; no new calls from then on.
+    draining: set at SIGTERM; no new calls from then on, and nothing more is told live.
     """
 
     settings: Settings
@@ -69,15 +69,15 @@ class Worker:
     upstreams: Upstreams
     health: Health
     hot: HotRoutes | None = None
-    draining: bool = False
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     def drain(self) -> None:
         """Admit no new calls from now on."""
-        self.draining = True
+        self.draining.set()
 
     def why_not_ready(self) -> str | None:
         """Why calls can't be admitted; None while they can."""
-        if self.draining:
+        if self.draining.is_set():
             return "this worker is shutting down"
         lost = self.budgets.witness.lost
         return f"the store's memory can't be trusted: {lost}" if lost else self.snapshot.why_not_ready()
@@ -201,9 +201,8 @@ def build(settings: Settings, redis_url: str) -> tuple[Worker, ASGI]:
         dry_runs = DryRuns(flow, keys, clock, snapshot.refresh)
         replays = ReplayProcess(routes, prices) if ledger else None
         documents = CopiedDocuments(store)
-        deps = Deps(
-            store, documents, book, keys, routes, prices, clock, ids, snapshot.refresh, ledger, dry_runs, replays
-        )
+        reading = (store, documents, book, keys, routes, prices, clock, ids, snapshot.refresh)
+        deps = Deps(*reading, ledger, dry_runs, replays, worker.draining)
         rest.include_router(create_dashboard(deps))
         rest.include_router(create_pages(deps))
     if settings.role is Role.CONTROL:

@@ -119,6 +119,7 @@ function live() {
       const row = document.querySelector(`[data-account="${CSS.escape(account.account)}"]`);
       if (!row && !first && !document.querySelector("[data-account]")) return location.reload();
       if (!row) continue;
+      if (account.ended) return location.reload();
       for (const name of ["spent", "held", "left", "share", "state", "icon"]) {
         const cell = row.querySelector(`[data-cell="${name}"]`);
         if (cell && cell.textContent !== String(account[name])) cell.textContent = account[name];

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,3 +84,19 @@ async def test_a_key_that_is_taken_away_ends_it(gateway: RunningGateway) -> None
         with pytest.raises(ConnectionClosed) as caught:
             await heard(socket, "agent:after")
         assert caught.value.rcvd is not None and caught.value.rcvd.code == 1008
+
+
+async def test_who_listens_does_not_keep_it_from_stopping() -> None:
+    with running_gateway(SPENDGATE_DRAIN_S="600") as gateway:
+        form = urllib.parse.urlencode({"key": gateway.admin_key}).encode()
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        await asyncio.to_thread(opener.open, f"{gateway.url}/login", form)
+        page = await asyncio.to_thread(opener.open, f"{gateway.url}/ui/events")
+        async with listening(gateway) as socket:
+            assert json.loads(await socket.recv()) == []
+            assert await asyncio.to_thread(page.readline) == b"data: []\n"
+            assert await asyncio.to_thread(gateway.stop) == 0
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+        assert (await asyncio.to_thread(page.read)).strip() == b""
+        assert "Traceback" not in gateway.log.read_text()
