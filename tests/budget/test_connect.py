@@ -184,8 +184,10 @@ async def test_a_store_that_is_away_is_unavailable(scheme: str) -> None:
 async def scripted_server(answer: Callable[[bytes], bytes]) -> AsyncIterator[tuple[str, list[bytes]]]:
     """Answers each read with ``answer(read)``, and closes on b""; yields its URL and what it read."""
     reads: list[bytes] = []
+    serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
         while read := await reader.read(4096):
             reads.append(read)
             reply = answer(read)
@@ -193,10 +195,14 @@ async def scripted_server(answer: Callable[[bytes], bytes]) -> AsyncIterator[tup
                 break
             writer.write(reply)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", reads
+    async with asyncio.timeout(5):  # the client has closed by now
+        await asyncio.gather(*[task for task in serving if task])
 
 
 def handshake(read: bytes) -> bytes:

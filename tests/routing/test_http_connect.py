@@ -52,9 +52,18 @@ def attempts() -> list[Any]:
 
 @contextlib.asynccontextmanager
 async def port() -> AsyncIterator[int]:
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
+    await asyncio.gather(*[task for task in serving if task])
 
 
 def test_families_take_turns() -> None:
