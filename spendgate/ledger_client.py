@@ -110,6 +110,8 @@ class LedgerClient:
         try:
             async with asyncio.timeout(timeout_s):
                 reply = await self._exchange(line)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise LedgerUnavailable("the ledger's process does not run, or is just starting") from error
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             raise LedgerUnavailable(f"the ledger's process does not answer: {error or 'too slow'}") from error
         answer = orjson.loads(reply)

@@ -42,7 +42,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def test_a_ledger_that_is_away_is_told_of(elsewhere: Path):
-    with pytest.raises(LedgerUnavailable, match="does not answer"):
+    with pytest.raises(LedgerUnavailable, match="does not run, or is just starting"):
         await ReplayProcess(routes(), prices()).replay(ASK)
 
 
