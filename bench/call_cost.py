@@ -5,7 +5,9 @@
 The whole path, from a request's bytes to its answer's, in one process and without sockets: client, store and provider
 are played, and answer in the next turn of the loop. The path as it is takes turns with the path without one of its
 pieces; printed are this process's CPU time for a call (of the fastest round: noise can only lengthen one) and what it
-adds to leave the piece out. What the system and the sockets cost is in `make bench`.
+adds to leave the piece out. The last line is no piece of ours: it is what a call would cost that need not ask the store
+before it leaves, which is the most that blocks held in advance could save (docs/decisions/0010-no-held-blocks.md). What
+the system and the sockets cost is in `make bench`.
 """
 
 import argparse
@@ -22,11 +24,10 @@ import uvloop
 from uvicorn.server import ServerState
 
 import budget.hot_commands
-import routing.adapters.openai_compatible
 from budget.book import BudgetBook
 from budget.connect import connect
 from budget.frames import Frame, Word, packed
-from budget.model import Budget
+from budget.model import Balance, Budget, BudgetState, Hold, ReserveRequest
 from budget.redis_store import RedisBudgetStore
 from budget.service import BudgetService
 from core.clock import SystemClock
@@ -43,11 +44,9 @@ from gateway.idempotency import RedisAnswerMemory
 from gateway.planner import Planner
 from routing.adapters.http import HttpClient
 from routing.adapters.http_exchange import Connection as ProviderConnection
-from routing.adapters.openai_wire import read_answer
 from routing.adapters.registry import Upstreams
 from routing.health import Health
 from routing.routes_file import load_routes, prices_in
-from routing.upstream import UpstreamAnswer
 from telemetry.prices import PriceBook, prices_from
 
 _ROUTES = """
@@ -212,12 +211,14 @@ class _PackedAnew(Frame):
         return packed(*every)
 
 
-def _encoded_anew(reply: Any, clock: Any) -> UpstreamAnswer:
-    return UpstreamAnswer(read_answer(reply, clock).body)
-
-
 def _planned_anew(planner: Planner, chain: Any, asked: Any, now_ms: int) -> Any:
     return planner._make_shape(chain, asked, now_ms, ())
+
+
+def _held_at_once(_: RedisBudgetStore, request: ReserveRequest) -> "asyncio.Future[Hold]":
+    answer = asyncio.get_running_loop().create_future()
+    answer.set_result(Hold(request.hold_id, 0, 64, 170_000, (Balance(100_000, 2_000, BudgetState.ACTIVE),)))
+    return answer
 
 
 @contextlib.contextmanager
@@ -235,7 +236,7 @@ PIECES: dict[str, tuple[Any, str, Any]] = {
     "heads known by their bytes": (KnownHead, "body", lambda *_: None),
     "plans that are kept": (Planner, "shape", _planned_anew),
     "frames of commands": (budget.hot_commands, "Frame", _PackedAnew),
-    "answers passed on as they came": (routing.adapters.openai_compatible, "read_answer", _encoded_anew),
+    "the reserve before a call": (RedisBudgetStore, "reserve", _held_at_once),
 }
 
 
