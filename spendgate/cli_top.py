@@ -149,10 +149,12 @@ async def _watch(deps: Deps, rates: Rates, options: tuple[str | None, str, int, 
     screen, ended = console(), asyncio.Event()
     with _keys(ended), Live(console=screen, screen=screen.is_terminal, auto_refresh=False) as live:
         while not ended.is_set():
-            room = lines or max(1, screen.height - 4)
+            room = lines or max(1, screen.height - 5)
             try:
                 found = await _look(deps, rates, by, sort)
-                live.update(_table(found[:room], len(found), deps.clock.now_ms(), screen.width), refresh=True)
+                table = _table(found[:room], len(found), deps.clock.now_ms(), screen.width)
+                table.caption, table.caption_justify = "q quits", "left"
+                live.update(table, refresh=True)
             except StoreUnavailable as error:  # what was drawn stays, and it is tried again
                 live.console.print(f"the store is away: {error.message}")
             with contextlib.suppress(TimeoutError):
@@ -188,7 +190,7 @@ def _print(found: list[Line], now_ms: int, as_json: bool) -> None:
 def _table(found: list[Line], of: int, now_ms: int, width: int) -> Table:
     """At 80 columns, the narrowest that it is made for, held money and model are left out."""
     wide = width >= 110
-    title = f"{iso_utc(now_ms)[:19].replace('T', ' ')} UTC   {len(found)} of {of} accounts   US dollars   q quits"
+    title = f"{iso_utc(now_ms)[:19].replace('T', ' ')} UTC   {len(found)} of {of} accounts   US dollars"
     table = Table(box=None, pad_edge=False, expand=True, title=title, title_justify="left", title_style="dim")
     table.add_column("account", overflow="ellipsis", no_wrap=True, ratio=1)
     table.add_column("state", no_wrap=True)
