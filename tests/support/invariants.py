@@ -14,6 +14,7 @@ from tests.support.gateway import RunningGateway
 Events = list[dict[str, str]]
 _SETTLED_S = 2.0
 _MOMENT_S = 0.2
+_PAGE = 2_000  # all at once takes longer than a busy store may
 
 
 def events_of(gateway: RunningGateway) -> Events:
@@ -33,7 +34,12 @@ async def _events(store: RedisBudgetStore) -> list[tuple[str, dict[str, str]]]:
     deadline_s = time.monotonic() + _MOMENT_S
     while await store.link.command("ZCARD", store.key("leases")) and time.monotonic() < deadline_s:
         await asyncio.sleep(0.01)
-    return await store.events("-", 100_000)
+    events: list[tuple[str, dict[str, str]]] = []
+    page = await store.events("-", _PAGE)
+    while page:
+        events += page
+        page = await store.events(f"({page[-1][0]}", _PAGE)
+    return events
 
 
 def assert_books_are_right(gateway: RunningGateway, *, open_holds: int = 0) -> Events:
