@@ -3,17 +3,16 @@ upstream's bill."""
 
 import asyncio
 import json
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 
 import aiohttp
 import pytest
+import redis
 
-from budget.connect import connect
-from budget.embedded import running_url
-from spendgate.tasks import stop_all
 from tests.support.bill import bill_nano
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.invariants import assert_books_are_right
@@ -68,23 +67,25 @@ async def send_all(gateway: RunningGateway, body: dict[str, object], *, retry_he
         return await asyncio.gather(*[one(session) for _ in range(CROWD)])
 
 
-async def watch(gateway: RunningGateway, account: str, seen: list[tuple[int, int]]) -> None:
-    """Look at the account all the time: (spent, held)."""
-    client = connect(running_url(Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey"))
-    try:
-        while True:
-            spent, held = await client.hmget(f"sg:{{main}}:a:{account}", "spent", "held")
+def watch(gateway: RunningGateway, account: str, end: threading.Event) -> list[tuple[int, int]]:
+    """Look at the account until `end`, from a thread, because the crowd keeps the loop busy: (spent, held)."""
+    seen: list[tuple[int, int]] = []
+    with redis.Redis.from_url(gateway.store_url()) as client:
+        while not end.is_set():
+            spent, held = client.hmget(f"sg:{{main}}:a:{account}", "spent", "held")
             seen.append((int(spent or 0), int(held or 0)))
-            await asyncio.sleep(0.001)
-    finally:
-        await client.aclose()
+            time.sleep(0.001)
+    return seen
 
 
 async def run_crowd(gateway: RunningGateway, body: dict[str, object], account: str, *, retry_held: bool):
-    seen: list[tuple[int, int]] = []
-    watching = asyncio.create_task(watch(gateway, account, seen))
-    answers = await send_all(gateway, body, retry_held=retry_held)
-    await stop_all([watching])
+    end = threading.Event()
+    watching = asyncio.create_task(asyncio.to_thread(watch, gateway, account, end))
+    try:
+        answers = await send_all(gateway, body, retry_held=retry_held)
+    finally:
+        end.set()
+        seen = await watching
     return answers, seen
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from core.ids import id_to_uuid
 from tests.support.bill import bill_nano
@@ -142,12 +143,7 @@ def test_live_accounts_that_drift_are_named(gateway: RunningGateway):
     gateway.chat(agent="a")
     wait_for_ledger(gateway)
     assert reconciled(gateway)["clean"]
-    import redis
-
-    from budget.embedded import running_url
-
-    url = running_url(Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey")
-    client = redis.Redis.from_url(url)
+    client = redis.Redis.from_url(gateway.store_url())
     (account,) = list(client.keys("sg:{main}:a:*"))
     client.hincrby(account, "spent", 5)
     found = reconciled(gateway)

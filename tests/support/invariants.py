@@ -3,16 +3,14 @@
 import asyncio
 import json
 import time
-from pathlib import Path
 
 from budget.connect import connect
-from budget.embedded import running_url
 from budget.redis_store import RedisBudgetStore
 from budget.verify import verify
 from tests.support.gateway import RunningGateway
 
 Events = list[dict[str, str]]
-_SETTLED_S = 2.0
+_SETTLED_S = 10.0
 _MOMENT_S = 0.2
 _PAGE = 2_000  # all at once takes longer than a busy store may
 
@@ -56,9 +54,7 @@ def assert_books_are_right(gateway: RunningGateway, *, open_holds: int = 0) -> E
 
 
 async def _on_store(gateway: RunningGateway, work):
-    url = gateway.environment.get("REDIS_URL")
-    url = url or running_url(Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey")
-    store = RedisBudgetStore(connect(url))
+    store = RedisBudgetStore(connect(gateway.store_url()))
     try:
         return await work(store)
     finally:

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from budget.connect import connect
-from budget.embedded import running_url
 from budget.redis_store import RedisBudgetStore
 from core.errors import SpendgateError
 from ledger.ports import CallsAsk, Interval, SpendAsk
@@ -21,7 +20,7 @@ def client_of(gateway: RunningGateway) -> LedgerClient:
     return LedgerClient(Path(gateway.environment["SPENDGATE_DATA_DIR"]), "main")
 
 
-def wait_for_ledger(gateway: RunningGateway, within_s: float = 10.0) -> None:
+def wait_for_ledger(gateway: RunningGateway, within_s: float = 30.0) -> None:
     """Until every event is in it."""
     deadline_s = time.monotonic() + within_s
     while True:
@@ -35,7 +34,7 @@ def wait_for_ledger(gateway: RunningGateway, within_s: float = 10.0) -> None:
         time.sleep(0.05)
 
 
-def assert_ledger_is_right(gateway: RunningGateway, within_s: float = 10.0) -> None:
+def assert_ledger_is_right(gateway: RunningGateway, within_s: float = 30.0) -> None:
     """It has what the accounts have, once: by account, by call and by cost record."""
     wait_for_ledger(gateway, within_s)
     ledger = client_of(gateway)
@@ -67,5 +66,4 @@ async def _spent(gateway: RunningGateway) -> Counter[str]:
 
 
 def _store(gateway: RunningGateway) -> RedisBudgetStore:
-    url = gateway.environment.get("REDIS_URL")
-    return RedisBudgetStore(connect(url or running_url(Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey")))
+    return RedisBudgetStore(connect(gateway.store_url()))
