@@ -25,9 +25,11 @@ from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.waiting import eventually
 
 _ALL = ("--from", "2020-01-01", "--to", "2040-01-01")
-#: Asks what the command asks, and stops the ledger's process before it can write.
+#: Asks what the command asks, and stops the ledger's process before it can write. Shells start what they put into the
+#: background with SIGINT ignored.
 _OWNER_STANDS_STILL = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from spendgate.ledger_client import LedgerClient
 owner, facts = int(sys.argv.pop(1)), LedgerClient.facts
 async def stop_after(self):
