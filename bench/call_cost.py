@@ -193,7 +193,7 @@ async def _no_refresh() -> None:
 class _Nobody:
     """The application behind the hot routes, which nobody asks."""
 
-    async def __call__(self, *_: object) -> None:
+    async def __call__(self, scope: object, receive: object, send: object) -> None:
         raise AssertionError("every call takes the hot path")
 
 

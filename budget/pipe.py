@@ -25,6 +25,7 @@ from budget.frames import packed, unpacked
 from budget.script import Script
 from budget.store_url import tls_context
 from core.errors import SpendgateError, StoreUnavailable
+from core.turn import turn_of
 
 log = logging.getLogger("spendgate.budget")
 
@@ -64,7 +65,7 @@ class _Line(asyncio.Protocol):
     def __init__(self, pipe: "Pipe", loop: asyncio.AbstractEventLoop) -> None:
         self.asked: deque[_Asked] = deque()
         self._pipe = pipe
-        self._loop = loop
+        self._turn = turn_of(loop)
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -80,7 +81,7 @@ class _Line(asyncio.Protocol):
     def send(self, asked: _Asked) -> None:
         """Put a question behind the others; they leave together at the end of this turn of the loop."""
         if not self._unsent:
-            self._loop.call_soon(self._flush)
+            self._turn.at_end(self._flush)
         self._unsent.append(asked.command)
         self._unsent_bytes += len(asked.command)
         self.asked.append(asked)

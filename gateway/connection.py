@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from core.turn import Turn, turn_of
 from gateway.cycle import HotCycle
 from gateway.heads import KnownHead, RequestHead, known_head
 from gateway.hot import HotRoutes
@@ -31,6 +32,7 @@ class Connection(HttpToolsProtocol):
 
     hot: the routes that take the short way; None: there are none.
     serving: the cycle that runs on it, if it is one of theirs.
+    turn: at whose end answers of theirs go out.
     """
 
     hot: ClassVar[HotRoutes | None] = None
@@ -38,6 +40,7 @@ class Connection(HttpToolsProtocol):
     _default: ClassVar[tuple[object, bytes]] = (None, b"")
 
     serving: HotCycle | None = None
+    turn: Turn
     _pending: HotCycle | None = None
     _known: KnownHead | None = None
     _between = True  # no byte of a request has come since the last one's end
@@ -51,6 +54,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected; its first request has to come."""
         super().connection_made(transport)
+        self.turn = turn_of(self.loop)
         self._expect_within(self.client_timeout_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -74,6 +78,7 @@ class Connection(HttpToolsProtocol):
                 self.cycle = cycle  # type: ignore[assignment] # it has all that uvicorn looks at
                 self._start(cycle)
                 return
+        self.turn.end()  # uvicorn may write to the client in here: the answer before goes out first
         self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -137,6 +142,11 @@ class Connection(HttpToolsProtocol):
         self._stop_writing_timer()
         super().resume_writing()
 
+    def shutdown(self) -> None:
+        """The server stops: an answer that was given goes out before the connection is closed."""
+        self.turn.end()
+        super().shutdown()
+
     def default_lines(self) -> bytes:
         """The headers that every answer has, the date among them; uvicorn makes the list anew every second."""
         made_of, lines = Connection._default
@@ -185,6 +195,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _close_with(self, status: bytes) -> None:
+        self.turn.end()
         self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         self.transport.close()
 

@@ -28,7 +28,7 @@ class HotCycle:
     """
 
     __slots__ = (
-        "_connection", "_news", "_pieces", "_started", "body", "disconnected", "gone", "head", "keep_alive",
+        "_connection", "_news", "_out", "_pieces", "_started", "body", "disconnected", "gone", "head", "keep_alive",
         "more_body", "on_leave", "response_complete", "task", "waits_for_100",
     )  # fmt: skip
 
@@ -46,6 +46,7 @@ class HotCycle:
         self.task: asyncio.Task[None] | None = None
         self._connection = connection
         self._news: asyncio.Future[None] | None = None
+        self._out: list[bytes] = []  # what goes out at the end of this turn, and pieces that are not framed yet
         self._pieces: list[bytes] = []
         self._started = False
 
@@ -110,17 +111,17 @@ class HotCycle:
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer."""
         head, lines = self._head(status, headers), header_lines(headers)
-        self._send_last(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, lines, len(body), body))
+        self._put_last(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, lines, len(body), body))
 
     def begin(self, status: int, headers: Headers) -> None:
         """The head of an answer in pieces."""
         head, lines = self._head(status, headers), header_lines(headers)
-        self._send(b"%b%btransfer-encoding: chunked\r\n\r\n" % (head, lines))
+        self._put(b"%b%btransfer-encoding: chunked\r\n\r\n" % (head, lines))
 
     def write(self, data: bytes) -> None:
         """A piece of it; what comes in one turn of the loop goes out as one."""
-        if not self._pieces:
-            self._connection.loop.call_soon(self._flush)
+        if not self._pieces and not self._out:
+            self._connection.turn.at_end(self._flush)
         self._pieces.append(data)
 
     @property
@@ -135,13 +136,7 @@ class HotCycle:
 
     def end(self, data: bytes) -> None:
         """The last piece."""
-        self._send_last(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
-
-    def _flush(self) -> None:
-        if not self._pieces:  # the last piece has taken them along
-            return
-        data, self._pieces = b"".join(self._pieces), []
-        self._send(b"%x\r\n%b\r\n" % (len(data), data))
+        self._put_last(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
 
     def _head(self, status: int, headers: Headers) -> bytes:
         head: bytes = STATUS_LINE[status] + self._connection.default_lines()
@@ -151,20 +146,34 @@ class HotCycle:
             head += b"connection: close\r\n"
         return head
 
-    def _send(self, data: bytes) -> None:
+    def _put(self, data: bytes) -> None:
         self._started = True
-        if not self.gone:
-            self._connection.transport.write(data)
+        if self._pieces:
+            self._frame()
+        elif not self._out:
+            self._connection.turn.at_end(self._flush)
+        self._out.append(data)
 
-    def _send_last(self, data: bytes) -> None:
+    def _frame(self) -> None:
+        data, self._pieces = b"".join(self._pieces), []
+        self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def _flush(self) -> None:
+        if self._pieces:
+            self._frame()
+        out, self._out = self._out, []
+        transport = self._connection.transport
+        if out and not self.gone and not transport.is_closing():
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _put_last(self, data: bytes) -> None:
         if self.response_complete:
             return
         self.response_complete = True
-        if self._pieces:
-            self._flush()
-        self._send(data)
+        self._put(data)
         self.set()
         if not self.gone:
             if not self.keep_alive:
+                self._flush()
                 self._connection.transport.close()
             self._connection.on_response_complete()

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from core.turn import turn_of
 from routing.adapters.http_events import EventSource
 from routing.adapters.http_inflate import Inflater
 from routing.adapters.http_tls import keep_session
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._pool = pool
         self._loop = loop
+        self._turn = turn_of(loop)
         self._parser = HttpResponseParser(self)
         self._tls: ssl.SSLObject | None = None
         self._session_kept = False
@@ -80,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._alarm_s = 0.0
         self._deadline_s = _NEVER_S
         self._waiter: asyncio.Future[Reply | EventSource] | None = None
+        self._unsent = False  # the request goes out at the end of this turn of the loop
         self._prepare(None)
 
     def _prepare(self, request: HttpRequest | None) -> None:
@@ -103,18 +106,27 @@ class Connection(asyncio.Protocol):
     # What the pool does.
 
     def begin(self, request: HttpRequest, *, streaming: bool) -> "asyncio.Future[Reply | EventSource]":
-        """Send a request; from here on it counts as sent. The future gives a stream only for a 2xx."""
+        """Send a request. The future gives a stream only for a 2xx."""
         self._prepare(request)
         self._streaming = streaming
         self._waiter = waiter = self._loop.create_future()
         self.watch(request.deadline_s)
+        self._unsent = True
+        self._turn.at_end(self._send)
+        return waiter
+
+    def _send(self) -> None:
+        """Write the request; from here on it counts as sent."""
+        request = self._request
+        if not self._unsent or request is None:  # given up meanwhile
+            return
+        self._unsent = False
         content = request.content
         if len(content) <= _JOINED_BYTES:
             self._transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (request.head, len(content), content))
         else:
             self._transport.write(b"%bContent-Length: %d\r\n\r\n" % (request.head, len(content)))
             self._transport.write(content)
-        return waiter
 
     def leave(self, waiter: "asyncio.Future[Reply | EventSource]") -> None:
         """Nobody waits for this exchange any more: drop the connection, unless it serves another by now."""
@@ -183,9 +195,9 @@ class Connection(asyncio.Protocol):
         self._tls = transport.get_extra_info("ssl_object")
 
     def data_received(self, data: bytes) -> None:
-        """A piece of an answer; on an idle connection nobody asked for it."""
-        if self._waiter is None:
-            self.abort()
+        """A piece of an answer; on an idle connection nobody asked for it, nor before the request has gone out."""
+        if self._waiter is None or self._unsent:
+            self.fail(self._broke_off("unasked"))
             return
         self._idling_bytes += len(data)
         surplus = False
@@ -213,8 +225,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, by whomever."""
         if not self.closed:
+            error = self._broke_off("closed" if exc is None else type(exc).__name__)
             self._close()
-            self.fail(self._broke_off("closed" if exc is None else type(exc).__name__))
+            self.fail(error)
         self._pool.gone(self)
         self._waiter = self._source = None
         self._forget()
@@ -332,6 +345,8 @@ class Connection(asyncio.Protocol):
             return False
 
     def _broke_off(self, what: str) -> UpstreamError:
+        if self._unsent:
+            return UpstreamError(FailureKind.NOT_SENT, f"no connection to the endpoint {self._pool.name} ({what})")
         return broken(f"the answer of the endpoint {self._pool.name} broke off ({what})")
 
     def _reply(self) -> Reply:
@@ -368,6 +383,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self.closed = True
+        self._unsent = False
         self._deadline_s = _NEVER_S
         if self._alarm is not None:
             self._alarm.cancel()

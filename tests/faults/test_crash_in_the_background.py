@@ -40,7 +40,7 @@ def test_a_worker_dies_with_a_settlement_that_waits(rig: Rig, saboteur: Saboteur
         saboteur.arm(point)
         status = running.statuses().pop()
         if point == "before-clear":
-            eventually(lambda: journals(rig), "it waits on disk")
+            eventually(lambda: bool(journals(rig)), "it waits on disk")
         else:
             eventually(lambda: saboteur.died(point), "it dies")
     assert status == 200, "the answer does not wait for the settlement"
