@@ -81,7 +81,7 @@ class _Line(asyncio.Protocol):
     def send(self, asked: _Asked) -> None:
         """Put a question behind the others; they leave together at the end of this turn of the loop."""
         if not self._unsent:
-            self._turn.at_end(self._flush)
+            self._turn.at_last(self._flush)  # an answer does not wait for its settlement
         self._unsent.append(asked.command)
         self._unsent_bytes += len(asked.command)
         self.asked.append(asked)

@@ -64,6 +64,7 @@ class HotCycle:
         """Serve it; the connection makes a task of this."""
         connection = self._connection
         connection.serving = self
+        connection.turn.crowd += 1
         try:
             assert connection.hot is not None
             await connection.hot.serve(self)
@@ -77,6 +78,7 @@ class HotCycle:
             else:
                 self.answer(500, {"Connection": "close"}, b"")
         finally:
+            connection.turn.crowd -= 1
             connection.tasks.discard(self.task)
 
     def leave(self) -> None:
@@ -120,9 +122,9 @@ class HotCycle:
 
     def write(self, data: bytes) -> None:
         """A piece of it; what comes in one turn of the loop goes out as one."""
-        if not self._pieces and not self._out:
-            self._connection.turn.at_end(self._flush)
         self._pieces.append(data)
+        if len(self._pieces) == 1 and not self._out:
+            self._connection.turn.at_end(self._flush)
 
     @property
     def full(self) -> bool:
@@ -148,11 +150,12 @@ class HotCycle:
 
     def _put(self, data: bytes) -> None:
         self._started = True
+        put_off = bool(self._pieces or self._out)
         if self._pieces:
             self._frame()
-        elif not self._out:
-            self._connection.turn.at_end(self._flush)
         self._out.append(data)
+        if not put_off:
+            self._connection.turn.at_end(self._flush)
 
     def _frame(self) -> None:
         data, self._pieces = b"".join(self._pieces), []
