@@ -34,9 +34,9 @@ class Hot:
 
     async def serve(self, exchange: Any) -> None:
         if self.shape == "whole":
-            exchange.answer(200, {}, b"{}")
+            exchange.answer(200, "", b"{}")
         else:
-            exchange.begin(200, {})
+            exchange.begin(200, "")
             exchange.write(b"one ")
             exchange.write(b"two")
             exchange.end(b"end")
