@@ -29,7 +29,7 @@ from core.turn import turn_of
 
 log = logging.getLogger("spendgate.budget")
 
-Read = Callable[[list[Any]], Any]
+Read = Callable[[Any], Any]
 
 #: More than this is not a burst: the store can't keep up, and calls are refused rather than kept waiting.
 MAX_WAITING = 10_000
