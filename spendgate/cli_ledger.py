@@ -3,11 +3,13 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from zoneinfo import ZoneInfo
 
+import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from budget.archive import Archive
@@ -19,8 +21,12 @@ from core.clock import SystemClock, iso_utc
 from core.errors import ConfigError, SpendgateError
 from core.ids import RandomIds
 from core.money import format_usd
+from core.period import parse_zone
+from dashboard import views
+from dashboard.explain import shown_explanation
 from ledger.ports import Bucket, Filter, Interval, LedgerReader, SpendAsk
 from ledger.reconcile import Report
+from spendgate.cli_budget import console
 from spendgate.ledger_access import ledger_of
 from spendgate.open_ledger import open_ledger
 from spendgate.restore import restore_copy
@@ -59,15 +65,16 @@ def spend(
     bucket: Annotated[str | None, typer.Option(help="hour, day, week or month: a row for each.")] = None,
     zone: Annotated[str, typer.Option(help="Whose days and months.")] = "UTC",
     scope: Annotated[list[str] | None, typer.Option(help="Only this, such as team:ml or model:dbrx; repeat.")] = None,
-    top: Annotated[int, typer.Option(help="Rows at most; the rest is summed as other.", min=1)] = 20,
+    top: Annotated[int, typer.Option(help="Rows at most, if there is no --bucket; the rest is other.", min=1)] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What was spent, by whom or on what, from the ledger."""
     groups = tuple(by or ["agent"])
     interval = _last(hours)
+    known_zone = _zone(zone)
 
     async def ask(reader: LedgerReader, _: Settings) -> list[Any]:
-        return await reader.spend(SpendAsk(interval, groups, _bucket(bucket), zone, filters_of(scope)))
+        return await reader.spend(SpendAsk(interval, groups, _bucket(bucket), known_zone, filters_of(scope)))
 
     rows = sorted(run_on_ledger(ask), key=lambda row: (row.bucket_ms or 0, -row.cost_usd))
     if as_json:
@@ -82,15 +89,15 @@ def spend(
         ]
         typer.echo(json.dumps(found))
         return
-    table = _table([*(["from"] if bucket else []), *groups], ["US dollars", "tokens"])
+    table = _table([*([f"from, {zone}"] if bucket else []), *groups], ["US dollars", "tokens"])
     for row in rows[:top] if not bucket else rows:
-        start = [iso_utc(row.bucket_ms)] if bucket else []
+        start = [_began(row.bucket_ms, zone, bucket)] if bucket else []
         table.add_row(*start, *(g or "–" for g in row.group), f"{row.cost_usd:,.{_PLACES}f}", f"{int(row.quantity):,}")
     if not bucket and len(rows) > top:
         rest = rows[top:]
         cost, quantity = sum(r.cost_usd for r in rest), sum(r.quantity for r in rest)
         table.add_row(*["other"] * len(groups), f"{cost:,.{_PLACES}f}", f"{int(quantity):,}")
-    Console().print(table)
+    console().print(table)
     typer.echo(f"{iso_utc(interval.start_ms)} to {iso_utc(interval.end_ms)}")
 
 
@@ -99,35 +106,32 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What became of a request, and which accounts it touched."""
-
-    async def ask(reader: LedgerReader, _: Settings) -> Any:
-        return await reader.of_request(request_id)
-
-    calls, events = run_on_ledger(ask)
-    if not calls and not events:
-        typer.echo(f"spendgate: the ledger knows no request {request_id}", err=True)
-        raise typer.Exit(1)
-    found = [json.loads(event.fields) for event in events]
+    explained = run_on_ledger(lambda reader, _: views.explained(reader, request_id))
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(orjson.dumps(shown_explanation(explained)))
         return
-    for call in calls:
+    for call in explained.calls:
         served = f"{call.model_requested} -> {call.model_served or 'nothing'}"
         typer.echo(f"{iso_utc(call.at_ms)}  {call.kind} ({call.outcome})  {served}  ${format_usd(call.cost_nano)}")
         if call.why:
             typer.echo(f"    {call.why}")
         if call.refusal:
             typer.echo(f"    refused: {call.refusal} by {call.account_id}, needed ${format_usd(call.saved_nano)}")
-            for account, *nano in json.loads(call.balances or "[]"):
-                then, held, limit, hard = (format_usd(nano[n]) for n in (0, 1, 3, 4))
-                typer.echo(f"    {account}: spent then ${then}, held ${held}, limit ${limit}, hard cap ${hard}")
-    for fields in found:
-        accounts = fields.get("accounts", "").split("\n")
-        spent = fields.get("spent_after", "").split() or [""] * len(accounts)
-        amount = int(fields.get("delta_nano") or fields.get("amount_nano") or 0)
-        for account, after in zip(accounts, spent, strict=False):
-            then = f", spent then ${format_usd(int(after))}" if after else ""
-            typer.echo(f"    {fields['type']:<8} {account}: ${format_usd(amount)}{then}")
+    for step in explained.steps:
+        for then in step.accounts:
+            typer.echo(f"    {step.kind:<8} {then.account_id}: {_told_then(then)}")
+
+
+def _told_then(then: views.AccountThen) -> str:
+    """An account at an event, in dollars: what it did, what was spent after it, and how the account stood before."""
+    found = [] if then.amount_nano is None else [f"${format_usd(then.amount_nano)}"]
+    if then.spent_nano is not None:
+        found.append(f"spent then ${format_usd(then.spent_nano)}")
+    if then.stood and then.amount_nano is None:
+        amounts = (then.stood.spent_nano, then.stood.held_nano, then.stood.limit_nano, then.stood.hard_nano)
+        spent, held, limit, hard = map(format_usd, amounts)
+        found.append(f"spent then ${spent}, held ${held}, limit ${limit}, hard cap ${hard}")
+    return ", ".join(found)
 
 
 def reconcile(
@@ -173,7 +177,7 @@ def _tell(report: Report, applied: int, apply: bool) -> None:
         for name, m in sorted(report.models.items()):
             counts = [f"{m.here:,}", f"{m.there:,}", f"{m.capture:.2%}", f"{m.tokens_here:,}", f"{m.tokens_there:,}"]
             table.add_row(name, *counts, format_usd(m.cost_here_nano), format_usd(m.cost_there_nano))
-        Console().print(table)
+        console().print(table)
     for attempt_id in report.unknown[:20]:
         typer.echo(f"UNKNOWN here: {attempt_id}")
     for item in report.adjustments:
@@ -265,6 +269,19 @@ def _bucket(name: str | None) -> Bucket | None:
     if name is None or name in ("hour", "day", "week", "month"):
         return name  # type: ignore[return-value]
     raise typer.BadParameter("must be hour, day, week or month", param_hint="--bucket")
+
+
+def _zone(name: str) -> str:
+    try:
+        return parse_zone("--zone", name)
+    except SpendgateError as error:
+        raise typer.BadParameter(error.message, param_hint="--zone") from None
+
+
+def _began(at_ms: int | None, zone: str, bucket: str) -> str:
+    """When a step began, on the clocks of its zone: ``2026-11-23``, or ``2026-11-23 14:00``."""
+    at = datetime.fromtimestamp((at_ms or 0) / 1000, ZoneInfo(zone))
+    return at.strftime("%Y-%m-%d %H:%M" if bucket == "hour" else "%Y-%m-%d")
 
 
 def filters_of(scopes: list[str] | None) -> tuple[Filter, ...]:
