@@ -25,7 +25,7 @@ def money(amount_nano: int) -> str:
     if amount_nano == 0 or amount_nano >= NANO_PER_USD:
         return f"${Decimal(amount_nano) / NANO_PER_USD:,.2f}"
     if amount_nano >= NANO_PER_USD // 100:
-        return f"${Decimal(amount_nano) / NANO_PER_USD:.4f}"
+        return f"${Decimal(amount_nano) / NANO_PER_USD:.4f}".removesuffix("00")
     return f"${Decimal(amount_nano) / NANO_PER_USD:.6f}"
 
 
@@ -47,6 +47,12 @@ def count(number: int) -> str:
 def share(part: int, whole: int) -> int:
     """Part of the whole in whole percent."""
     return part * 100 // whole if whole > 0 else 0
+
+
+def percent(part: int, whole: int) -> str:
+    """Part of the whole in percent, to a tenth: ``26.2``."""
+    tenths = (part * 2000 + whole) // (2 * whole) if whole > 0 else 0
+    return f"{tenths // 10}.{tenths % 10}"
 
 
 def local(at_ms: int, zone: str, *, seconds: bool = False, year: bool = False, time: bool = True) -> str:

@@ -14,6 +14,7 @@ from core.period import parse_zone
 from dashboard.budget_pages import Handler, Shower
 from dashboard.deps import Deps
 from dashboard.prices import PriceSpec, PriceStep, PriceWriter, price_steps
+from dashboard.ranges import zone_of
 from routing.model import Model
 from telemetry.prices import Price, UnpricedModel
 
@@ -58,7 +59,7 @@ class PricePages:
         models = self._deps.routes.models
         now = [(model, self._now(model)) for model in models]
         history = [(model, steps) for model in models if _changed(steps := price_steps(self._deps, model.name))]
-        zone = parse_zone("zone", request.query_params.get("zone", "UTC"))
+        zone = zone_of(request.query_params, request.cookies)
         return self._pages.show(
             request, "models.html", status, now=now, history=history, given=given, error=error, zone=zone
         )

@@ -17,6 +17,7 @@ from core.errors import InvalidInput, SpendgateError
 from core.money import NANO_PER_USD
 from core.period import period_at
 from core.scope import parse_scope_text
+from dashboard.budget_form import rules_of, rules_text
 from dashboard.budget_pages import Handler, Shower
 from dashboard.deps import Deps
 from dashboard.formats import for_script
@@ -118,9 +119,8 @@ def what_if_pages(pages: Shower, deps: Deps) -> Iterable[tuple[str, str, Handler
 def _of_budget(budget: Budget) -> dict[str, str]:
     """The replay form for a budget as it is."""
     spec = spec_of(budget)
-    rules = spec["downgrade"]
-    told = "none" if rules == [] else ", ".join(f"{rule['from']}={rule['to']}" for rule in rules or ())
-    return {name: str(spec[name]) for name in _TERMS} | {"budgetId": budget.id, "scope": "", "downgrade": told}
+    told = {"budgetId": budget.id, "scope": "", "downgrade": rules_text(spec["downgrade"])}
+    return {name: str(spec[name]) for name in _TERMS} | told
 
 
 def _call(given: dict[str, str]) -> dict[str, Any]:
@@ -135,22 +135,14 @@ def _replay(given: dict[str, str]) -> dict[str, Any]:
     """A `ReplaySpec` of the form."""
     terms: dict[str, Any] = {name: given[name] for name in _TERMS if given[name]}
     if given["downgrade"]:
-        terms["downgrade"] = [] if given["downgrade"] == "none" else _rules("downgrade", given["downgrade"])
-    spec: dict[str, Any] = {"models": _rules("models", given["models"])} | ({"days": given["days"] or 7})
+        terms["downgrade"] = rules_of("downgrade", given["downgrade"])
+    spec: dict[str, Any] = {"models": rules_of("models", given["models"]) or []} | ({"days": given["days"] or 7})
     if bool(given["budgetId"]) == bool(given["scope"]):
         raise InvalidInput("budgetId", "or the scope of a new one is required, and not both")
     if given["budgetId"]:
         return spec | {"budgetId": given["budgetId"], "changes": terms}
     kind, _, key = given["scope"].partition(":")
     return spec | {"budget": terms | {"scopeType": kind, "scopeKey": key}}
-
-
-def _rules(field: str, text: str) -> list[dict[str, str]]:
-    """``dbrx=mixtral, *=llama`` as rules."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    if any(not separator for _, separator, _ in pairs):
-        raise InvalidInput(field, "must look like dbrx=mixtral, with a comma between two")
-    return [{"from": name.strip(), "to": to.strip()} for name, _, to in pairs]
 
 
 def _chart(ask: ReplayAsk, found: Replay) -> str:
