@@ -3,7 +3,8 @@
 Every write goes the way of /api/budgets, with the revision that the form was made from: who was quicker is not undone.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -82,7 +83,7 @@ class BudgetPages:
         try:
             given = filled(form)
         except InvalidInput as error:
-            return await self._budget(request, error, error.status)
+            return await self._budget(request, error, error.status, form)
         return await self._edit(request, given, form)
 
     async def pause(self, request: Request) -> Response:
@@ -111,7 +112,9 @@ class BudgetPages:
         budget_id = request.path_params["budget_id"]
         try:
             await self._writer.edit(budget_id, given, frozenset({form.get("revision", "")}), partial=True)
-        except (InvalidInput, Conflict) as error:
+        except InvalidInput as error:
+            return await self._budget(request, error, error.status, form)
+        except Conflict as error:  # it is another by now: what it is has to be seen first
             return await self._budget(request, error, error.status)
         return _to(budget_id)
 
@@ -124,9 +127,15 @@ class BudgetPages:
             request, "budgets.html", status, budgets=budgets, fullest=fullest, given=given, error=error
         )
 
-    async def _budget(self, request: Request, error: InvalidInput | Conflict | None, status: int = 200) -> Response:
+    async def _budget(
+        self,
+        request: Request,
+        error: InvalidInput | Conflict | None,
+        status: int = 200,
+        typed: Mapping[str, str] = MappingProxyType({}),
+    ) -> Response:
         budget = self._deps.book.get(request.path_params["budget_id"])
-        given = given_of(budget)
+        given = given_of(budget) | {name: text for name, text in typed.items() if name in FIELDS}
         new_id = self._deps.ids.new("top")
         accounts = await current_spend(self._deps.store, self._deps.book, self._deps.clock.now_ms())
         rows = sorted((r for r in accounts if r.terms.budget.id == budget.id), key=lambda r: -r.spent_nano)
