@@ -267,7 +267,8 @@ function doneTo(part) {
     return [region.getAttribute("aria-label"), at, heads[at]?.getAttribute("aria-sort"), region.scrollLeft, region.scrollTop];
   });
   const focusable = "a, button, summary, [tabindex]";
-  const [open, focus] = [all("details").map(({ open }) => open), all(focusable).indexOf(document.activeElement)];
+  const name = (one) => [one.closest("[role=region]")?.getAttribute("aria-label"), one.tagName, one.getAttribute("href"), one.matches("a, button, summary") && one.textContent].join();
+  const [open, focus] = [all("details").map(({ open }) => open), all(focusable).find((one) => one === document.activeElement)];
   return (now) => {
     for (const [label, at, order, left, top] of regions) {
       const region = now.querySelector(`[role=region][aria-label="${CSS.escape(label)}"]`);
@@ -276,15 +277,17 @@ function doneTo(part) {
       region.scrollTo(left, top);
     }
     now.querySelectorAll("details").forEach((details, n) => { details.open = open[n] ?? false; });
-    if (focus >= 0) now.querySelectorAll(focusable)[focus]?.focus({ preventScroll: true });
+    if (focus) [...now.querySelectorAll(focusable)].find((one) => name(one) === name(focus))?.focus({ preventScroll: true });
   };
 }
 
 function renewable() {
-  let restore = () => {};
+  let restore = () => {}, dressed = document.getElementById("parts");
   document.body.addEventListener("htmx:oobBeforeSwap", () => { restore = doneTo(document.getElementById("parts")); });
   document.body.addEventListener("htmx:oobAfterSwap", () => {
     const part = document.getElementById("parts");
+    if (part === dressed) return; // it is told of more than once
+    dressed = part;
     dress(part);
     restore(part);
   });
