@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from budget.model import BudgetState
+from core.errors import InvalidInput, SpendgateError
 from core.money import NANO_PER_USD, format_usd
 
 #: A state in a sign, for whoever does not see colours.
@@ -15,6 +16,32 @@ STATE_ICONS = {
     BudgetState.WARNED: "▲",
     BudgetState.DEGRADED: "▼",
     BudgetState.STOPPED: "■",
+}
+
+#: Fields of the API, as the pages name them.
+_NAMES = {
+    "limitUsd": "the limit",
+    "cadence": "the period",
+    "timeZone": "the time zone",
+    "zone": "the time zone",
+    "softCap": "“Warned above”",
+    "hardCap": "“Stopped at”",
+    "downgrade": "“Beyond the limit, in place of”",
+    "disabledTools": "“Tools dropped”",
+    "scope": "the scope",
+    "scopes": "“Who pays”",
+    "scopeType": "the scope type",
+    "scopeKey": "the scope key",
+    "budgetId": "the budget",
+    "keyId": "the key",
+    "amountUsd": "the amount",
+    "reason": "the reason",
+    "usdPerMillionTokens": "the price",
+    "usdPerRequest": "the price per request",
+    "effectiveFrom": "the start",
+    "days": "the number of days",
+    "inputTokens": "the number of tokens",
+    "maxTokens": "the length of the answer",
 }
 
 
@@ -74,6 +101,15 @@ def duration(ms: int) -> str:
         if ms < limit:
             return f"{ms / size:.{digits}f} {unit}"
     return f"{ms // 86_400_000} d"
+
+
+def told(error: SpendgateError) -> str:
+    """What is wrong, as a person is told it: fields by the names that pages give them."""
+    message = error.message
+    if isinstance(error, InvalidInput):
+        field = error.field.rpartition("replay.")[2].removeprefix("changes.").removeprefix("budget.").partition(".")[0]
+        message = f"{_NAMES.get(field, error.field)} {error.rule}"
+    return message[:1].upper() + message[1:]
 
 
 def for_script(data: object) -> str:

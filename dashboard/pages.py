@@ -5,6 +5,7 @@ Everything is served by this process; nothing is loaded from elsewhere, and no s
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
@@ -59,12 +60,14 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        filters = ("money", "exact", "nano_of", "count", "share", "percent", "local", "duration")
+        filters = ("money", "exact", "nano_of", "count", "share", "percent", "local", "duration", "told")
         self._templates.filters |= {name: getattr(formats, name) for name in filters}
         self._templates.filters["told_refusal"] = views.told_refusal
         self._templates.globals |= {"icons": formats.STATE_ICONS, "states": list(BudgetState), "ranges": RANGES}
         self._templates.globals |= {"groups": GROUPS, "outcomes": list(OUTCOMES), "few": views.FEW, "most": views.MOST}
         self._assets = {name: files("dashboard").joinpath("static", name).read_bytes() for name in _ASSETS}
+        self._versions = {name: sha256(data).hexdigest()[:12] for name, data in self._assets.items()}
+        self._templates.globals["asset"] = self._asset_url
 
     async def overview(self, request: Request) -> Response:
         """What is spent now, by whom, and where it leads."""
@@ -138,7 +141,7 @@ class Pages:
             own = zone_of({}, {ZONE_COOKIE: form.get("zone", "")})
             response.set_cookie(ZONE_COOKIE, own, LONGEST_S, httponly=True, samesite="strict", secure=secure)
         except SpendgateError as error:
-            return self._render(request, "login.html", error.status, after=after, error=error.message)
+            return self._render(request, "login.html", error.status, after=after, error=formats.told(error))
         return response
 
     async def logout(self, request: Request) -> Response:
@@ -153,8 +156,14 @@ class Pages:
         name = request.path_params["name"]
         if name not in _ASSETS:
             raise NotFound(f"there is no file {name}")
-        headers = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
+        named = request.query_params.get("v") == self._versions[name]
+        kept = "max-age=31536000, immutable" if named else "no-cache"
+        headers = {"Cache-Control": kept, "X-Content-Type-Options": "nosniff"}
         return Response(self._assets[name], media_type=_ASSETS[name], headers=headers)
+
+    def _asset_url(self, name: str) -> str:
+        """Of a file of this very version: a browser keeps it, and never runs an older one with a newer page."""
+        return f"/ui/static/{name}?v={self._versions[name]}"
 
     def guarded(self, handler: Handler) -> Handler:
         """The same for who is logged in; others are asked for the key, and errors become pages."""

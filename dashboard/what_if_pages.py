@@ -15,12 +15,11 @@ from budget.dry_run import DryRun
 from budget.model import Budget
 from core.errors import InvalidInput, SpendgateError
 from core.money import NANO_PER_USD
-from core.period import period_at
 from core.scope import parse_scope_text
 from dashboard.budget_form import rules_of, rules_text
 from dashboard.budget_pages import Handler, Shower
 from dashboard.deps import Deps
-from dashboard.formats import for_script
+from dashboard.formats import for_script, local
 from dashboard.replay import ASSUMPTIONS
 from dashboard.simulate import CallSpec, ReplaySpec, assumptions, before, dry_run, replay_ask, replayed
 from dashboard.what_if import Replay, ReplayAsk
@@ -148,7 +147,7 @@ def _replay(given: dict[str, str]) -> dict[str, Any]:
 def _chart(ask: ReplayAsk, found: Replay) -> str:
     """Spend by day, in dollars for drawing alone, as JSON for a script element."""
     chart = {
-        "labels": [period_at("daily", ask.budget.zone, day.start_ms).id for day in found.days],
+        "labels": [local(day.start_ms, ask.budget.zone, time=False) for day in found.days],
         "series": [
             {"name": "as it was", "usd": [day.actual.spent_nano / NANO_PER_USD for day in found.days]},
             {"name": "as it would have been", "usd": [day.simulated.spent_nano / NANO_PER_USD for day in found.days]},

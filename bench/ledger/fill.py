@@ -11,7 +11,7 @@ from ledger.duckdb_sql import sql
 from ledger.duckdb_store import DuckDbLedger
 from ledger.records import batch_of
 from ledger.spans import SPANS_MS
-from tests.ledger.events import Stream
+from tests.ledger.events import START_MS, Stream
 
 DAYS = 90
 _DAY_MS = 86_400_000
@@ -27,11 +27,13 @@ def first_batch(store: Any, stream: Stream) -> int:
     return sum(len(group.items) for group in batch.charges)
 
 
-def fill(path: Path, records: int, tell: Callable[[int], None]) -> DuckDbLedger:
+def fill(path: Path, records: int, tell: Callable[[int], None], start_ms: int = START_MS) -> DuckDbLedger:
     """A ledger with so many cost records, and the calls and sums that go with them. Months of billing stay those of the
     first batch, and so do raw events, which are kept for a shorter time.
+
+    start_ms: when the first call was made; the last is `DAYS` later.
     """
-    stream = Stream()
+    stream = Stream(now_ms=start_ms)
     store = DuckDbLedger(path, new_id="ldg_bench", memory_mib=4096)
     here = first_batch(store, stream)
     store.close()
@@ -58,8 +60,8 @@ def fill(path: Path, records: int, tell: Callable[[int], None]) -> DuckDbLedger:
         db.execute(sql("add_spend_slots").format(source="charge_rows", spans=list(SPANS_MS)))
         db.execute(sql("add_call_slots").format(source="calls", spans=list(SPANS_MS)))
         db.execute(
-            "INSERT INTO account_slots SELECT at_ms // 900000 * 900000, 'agents:2026-11:' || agent, sum(posted_nano) "
-            "FROM calls GROUP BY ALL"
+            "INSERT INTO account_slots SELECT at_ms // 900000 * 900000, "
+            "'agents:' || strftime(epoch_ms(at_ms), '%Y-%m') || ':' || agent, sum(posted_nano) FROM calls GROUP BY ALL"
         )
         db.execute("UPDATE ledger SET unmerged_ms = 0")
         for table in ("seed_charge_rows", "seed_calls"):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dashboard.formats import money, percent
+from core.errors import InvalidInput, NotFound, SpendgateError
+from dashboard.formats import money, percent, told
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,17 @@ def test_money(nano: int, text: str):
 )
 def test_percent(part: int, whole: int, text: str):
     assert percent(part, whole) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (InvalidInput("limitUsd", "must be more"), "The limit must be more"),
+        (InvalidInput("replay.changes.hardCap", "must be more"), "“Stopped at” must be more"),
+        (InvalidInput("downgrade.0.to", "is not usable"), "“Beyond the limit, in place of” is not usable"),
+        (InvalidInput("range", "must be one of 24h"), "Range must be one of 24h"),
+        (NotFound("there is no budget x"), "There is no budget x"),
+    ],
+)
+def test_what_is_wrong_is_told_in_the_words_of_the_pages(error: SpendgateError, text: str):
+    assert told(error) == text

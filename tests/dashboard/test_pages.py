@@ -122,7 +122,10 @@ async def test_nothing_from_elsewhere_is_loaded_or_run(api: Api):
     assert not re.search(r'(?:src|href)="(?:https?:)?//', answer.text)
     assert "<style" not in answer.text and " style=" not in answer.text and " onclick" not in answer.text
     for asset in re.findall(r'(?:src|href)="(/ui/static/[^"]+)"', answer.text):
-        assert (await send(api, "GET", asset)).status == 200
+        found = await send(api, "GET", asset)
+        assert found.status == 200 and "immutable" in found.headers["Cache-Control"]
+        older = await send(api, "GET", asset.partition("?")[0] + "?v=older")
+        assert older.headers["Cache-Control"] == "no-cache"
     cookie = await logged_in(api)
     assert (await send(api, "GET", "/ui/static/../app.py", cookie=cookie)).status == 404
     assert (await send(api, "GET", "/ui/static/%2e%2e/app.py", cookie=cookie)).status == 404
