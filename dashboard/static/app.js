@@ -85,15 +85,25 @@ function compareChart(data) {
 const makers = { spend: spendChart, burn: burnChart, compare: compareChart };
 const charts = [];
 function draw() {
+  if (typeof echarts === "undefined") return;
   for (const chart of charts.splice(0)) chart.dispose();
   for (const box of document.querySelectorAll("[data-chart]")) {
     const data = JSON.parse(document.getElementById(box.dataset.chart + "-data").textContent);
-    if (!data || typeof echarts === "undefined") continue;
+    if (!data) continue;
     box.append(document.createElement("div"));
     const chart = echarts.init(box, null, { renderer: "svg" });
     chart.setOption(makers[box.dataset.chart](data));
     charts.push(chart);
   }
+  performance.mark("drawn");
+}
+
+// What can be read is shown first: the library of the charts is large.
+function charted() {
+  const library = document.getElementById("charts");
+  if (!library) return;
+  const script = Object.assign(document.createElement("script"), { src: library.href, onload: draw });
+  requestAnimationFrame(() => setTimeout(() => document.head.append(script)));
 }
 
 function theme() {
@@ -295,6 +305,7 @@ function renewable() {
 
 theme();
 dress(document);
+charted();
 guard();
 renewable();
 live();
