@@ -293,6 +293,7 @@ function doneTo(part) {
 
 function renewable() {
   let restore = () => {}, dressed = document.getElementById("parts");
+  for (const failed of ["htmx:responseError", "htmx:sendError"]) document.body.addEventListener(failed, () => lost(true));
   document.body.addEventListener("htmx:oobBeforeSwap", () => { restore = doneTo(document.getElementById("parts")); });
   document.body.addEventListener("htmx:oobAfterSwap", () => {
     const part = document.getElementById("parts");
