@@ -243,6 +243,15 @@ function tidy(form) {
   form.querySelectorAll("select").forEach((choice) => choice.addEventListener("change", () => form.requestSubmit()));
 }
 
+// What takes long says so, and is not asked for twice.
+function slow(form) {
+  form.addEventListener("submit", () => {
+    const button = form.querySelector("button");
+    button.textContent = form.dataset.slow;
+    button.disabled = true;
+  });
+}
+
 function zones() {
   const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const asked = document.getElementById("zone");
@@ -311,5 +320,6 @@ guard();
 renewable();
 live();
 document.querySelectorAll("form[data-tidy]").forEach(tidy);
+document.querySelectorAll("form[data-slow]").forEach(slow);
 zones();
 addEventListener("resize", () => charts.forEach((chart) => chart.resize()));

@@ -194,7 +194,14 @@ def test_a_call_is_tried_and_the_past_replayed(page: Page, gateway: RunningGatew
     page.goto(f"{gateway.url}/ui/budgets/default")
     page.get_by_role("link", name="What if it had been another?").click()
     page.get_by_label("Limit, US dollars").fill("0.000001")
+    page.evaluate(
+        "document.querySelector('[data-slow]').addEventListener('submit', (e) => e.preventDefault(), {once: 1})"
+    )
     page.get_by_role("button", name="Replay").click()
+    button = page.get_by_role("button", name="Replaying…")
+    expect(button).to_be_disabled()
+    button.evaluate("(one) => { one.disabled = false; }")
+    button.click()
     expect(page.get_by_text("It would have been", exact=True)).to_be_visible()
     expect(page.locator("[data-chart=compare] svg")).to_be_visible()
     page.evaluate(AXE)
