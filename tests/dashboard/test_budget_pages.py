@@ -35,6 +35,9 @@ async def test_the_list_says_how_full_each_is(api: Api):
     assert "Warned" in rows["all"] and ">most</a>" in rows["all"] and "of 2" in rows["all"]
     assert "90 % of the limit" in rows["all"]
     assert "nothing spent" in rows["idle"] and "paused" in rows["off"]
+    await api.add_budget(Budget("own", Scope("agent", "most"), 10**9))
+    page = (await send(api, "GET", "/ui/budgets", cookie=await logged_in(api))).text
+    assert ">some</a>" in page and ">most</a>" not in page, "what stands back behind a budget of its own"
 
 
 async def test_rules_are_typed_shown_and_taken_back(api: Api):
