@@ -58,6 +58,8 @@ class ClickHouseLedger:
         if not self._server.rows(f"EXISTS TABLE {_TABLES[-1]}")[0][0]:  # the last that is made
             for statement in schema():
                 self._server.run(statement)
+        elif "balances" not in {row[0] for row in self._server.rows("DESCRIBE TABLE calls")}:  # of an earlier version
+            self._server.run("ALTER TABLE calls ADD COLUMN IF NOT EXISTS balances Nullable(String)")
         if not self._server.rows("SELECT id FROM ledger LIMIT 1"):
             self._server.insert("ledger", [orjson.dumps({"id": new_id, "layout": LAYOUT})])
         layout = self._server.rows("SELECT max(layout) FROM ledger")[0][0]

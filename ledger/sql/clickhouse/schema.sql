@@ -44,13 +44,12 @@ CREATE TABLE IF NOT EXISTS calls (batch UInt64, ordinal UInt32, identity String,
     cached_input_tokens Int64, cache_write_tokens Int64, output_tokens Int64, reasoning_tokens Int64,
     started_ms Nullable(Int64), latency_ms Nullable(Int64), upstream_ms Nullable(Int64),
     refusal LowCardinality(Nullable(String)), account_id LowCardinality(Nullable(String)),
-    path LowCardinality(String),
+    path LowCardinality(String), balances Nullable(String),
     INDEX by_hold hold_id TYPE bloom_filter, INDEX by_request request_id TYPE bloom_filter)
 ENGINE = ReplacingMergeTree(batch)
 PARTITION BY toYYYYMM(toDateTime(intDiv(at_ms, 1000), 'UTC'))
 ORDER BY (at_ms, identity, batch)
 SETTINGS non_replicated_deduplication_window = 1000;
-ALTER TABLE calls ADD COLUMN IF NOT EXISTS balances Nullable(String);
 
 CREATE TABLE IF NOT EXISTS charges (batch UInt64, path LowCardinality(String), {charges})
 ENGINE = ReplacingMergeTree(batch)
