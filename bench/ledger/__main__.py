@@ -14,27 +14,28 @@ which runs one statement at a time: its figures say what the product's side cost
 
 import argparse
 import asyncio
+import contextlib
 import os
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench.ledger.fill import DAYS, fill, opened
 from bench.ledger.fill_clickhouse import fill_clickhouse
-from bench.ledger.intake import BATCHES, intake
+from bench.ledger.intake import BATCHES, Intake, intake, intake_from_valkey
 from bench.speed.table import table
 from ledger.clickhouse_store import ClickHouseLedger
 from ledger.duckdb_store import DuckDbLedger
 from ledger.ingest import BATCH
 from ledger.ports import CallsAsk, Filter, Interval, LedgerStore, SpendAsk
 from tests.support.chdb_server import chdb_server
+from tests.support.stores import running_valkey
 
 _DAY_MS = 86_400_000
 _TIMES = 5
@@ -43,10 +44,10 @@ _PARTS, _ENGINES, _MILLIONS = ["ingest", "queries"], ["duckdb", "clickhouse"], [
 Row = list[str]
 
 
-def ingest(name: str, store: LedgerStore) -> Row:
+def ingest(name: str, taking: Coroutine[Any, Any, Intake]) -> Row:
     """So many batches, from events to rows on disk."""
     load = os.getloadavg()[0]
-    found = asyncio.run(intake(store))
+    found = asyncio.run(taking)
     row = [name, f"{found.events_s:,.0f}", f"{found.median_events_s:,.0f}", f"{found.cpu_s:.2f}"]
     row += [f"{found.peak_mib:,.0f}", f"{load:.1f}"]
     _tell(f"{', '.join(row)}\n")
@@ -97,7 +98,7 @@ def answers(store: LedgerStore) -> dict[str, float]:
     return found
 
 
-@contextmanager
+@contextlib.contextmanager
 def clickhouse(folder: Path) -> Iterator[ClickHouseLedger]:
     """The one in this folder; empty, if there is none."""
     with chdb_server(folder) as server:
@@ -168,15 +169,17 @@ def main() -> int:
 def _ingests(folder: Path, engines: list[str]) -> list[str]:
     rows = []
     if "duckdb" in engines:
-        store = DuckDbLedger(folder / "ingest.duckdb", new_id="ldg_bench")
-        rows.append(ingest("DuckDB", store))
-        store.close()
+        with contextlib.closing(DuckDbLedger(folder / "ingest.duckdb", new_id="ldg_bench")) as store:
+            rows.append(ingest("DuckDB", intake(store)))
+        with running_valkey() as live, contextlib.closing(DuckDbLedger(folder / "2.duckdb", new_id="ldg_2")) as store:
+            rows.append(ingest("DuckDB, out of a Valkey", intake_from_valkey(store, live.url)))
     if "clickhouse" in engines:
         with clickhouse(folder / "chdb") as other:
-            rows.append(ingest("ClickHouse (chDB)", other))
+            rows.append(ingest("ClickHouse (chDB)", intake(other)))
     head = ["engine", "events/s", "median batch, events/s", "CPU s a batch", "peak memory MiB", "load before"]
     all_of = f"in batches of {BATCH:,}, {BATCH * BATCHES:,} in all; two events make a call"
-    return [f"**Taking events in**, {all_of}. The CPU is that of the ledger's process.", table(head, rows)]
+    cpu = "The CPU is that of the ledger's process; a Valkey's own comes on top"
+    return [f"**Taking events in**, {all_of}. {cpu}.", table(head, rows)]
 
 
 def _queries(folder: Path, options: argparse.Namespace) -> list[str]:
