@@ -11,7 +11,7 @@ from ledger.duckdb_sql import CHARGE_COLUMN_OF, check_dimension
 from ledger.model import Position
 from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, PastCallsAsk, SpendAsk
 from ledger.scopes import UNSUMMED
-from ledger.spans import RECORDS, SPANS_MS, Stretch, reaches, stretches
+from ledger.spans import DAY_MS, RECORDS, SPANS_MS, Stretch, reaches, stretches
 
 _TYPES = {
     Kind.TEXT: "String",
@@ -49,12 +49,14 @@ def _type(column: Column) -> str:
 class Snapshot:
     """What counts, at a moment.
 
-    batch: the newest that was committed. merged_to: sums up to this batch count only where they are merged.
+    batch: the newest that was committed. merged_to, merged_days: sums up to this batch count only where they are
+    merged, and on these days not at all.
     gaps: numbers between these, both exclusive, were given to attempts that failed.
     """
 
     batch: int
     merged_to: int
+    merged_days: tuple[int, ...]
     position: Position
     gaps: tuple[tuple[int, int], ...]
 
@@ -65,7 +67,12 @@ class Snapshot:
 
     def live_slots(self) -> str:
         """The same for a row of sums."""
-        return f"({self.live()} AND (merged OR batch > {self.merged_to}))"
+        return f"({self.live()} AND NOT {self.superseded()})"
+
+    def superseded(self) -> str:
+        """The condition that a row of sums is also in a later one."""
+        days = f"has({list(self.merged_days)}, intDiv(slot_ms, {DAY_MS}) * {DAY_MS})" if self.merged_days else "false"
+        return f"(batch <= {self.merged_to} AND (NOT merged OR {days}))"
 
 
 @value

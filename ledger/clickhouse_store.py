@@ -39,6 +39,8 @@ from ledger.ports import (
 from ledger.spans import DAY_MS, within
 
 LAYOUT = 2
+#: Columns that came later: their table, name and type.
+_LATER = (("calls", "balances", "Nullable(String)"), ("positions", "merged_days", "Array(Int64)"))
 _PAGE = 10_000
 _TABLES = ("events", "calls", "charges", "spend_slots", "call_slots", "account_slots")
 _MERGED = ("spend_slots", "call_slots", "account_slots")
@@ -58,13 +60,19 @@ class ClickHouseLedger:
         if not self._server.rows(f"EXISTS TABLE {_TABLES[-1]}")[0][0]:  # the last that is made
             for statement in schema():
                 self._server.run(statement)
-        elif "balances" not in {row[0] for row in self._server.rows("DESCRIBE TABLE calls")}:  # of an earlier version
-            self._server.run("ALTER TABLE calls ADD COLUMN IF NOT EXISTS balances Nullable(String)")
+        else:
+            self._widen()
         if not self._server.rows("SELECT id FROM ledger LIMIT 1"):
             self._server.insert("ledger", [orjson.dumps({"id": new_id, "layout": LAYOUT})])
         layout = self._server.rows("SELECT max(layout) FROM ledger")[0][0]
         if layout != LAYOUT:
             raise ConfigError(f"the ledger has layout {layout}; this version writes {LAYOUT}")
+
+    def _widen(self) -> None:
+        """Add the columns that tables of an earlier version lack."""
+        for table, column, kind in _LATER:
+            if column not in {row[0] for row in self._server.rows(f"DESCRIBE TABLE {table}")}:
+                self._server.run(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind}")
 
     def id(self) -> str:
         """The ledger's own id."""

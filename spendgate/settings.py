@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         _env(
             "SPENDGATE_LEDGER_COMPACT_EVERY_S",
             "seconds between two compactions: the sums of many batches are merged, what is too old is forgotten",
-            ge=1,
+            ge=10,
         ),
     ] = 600.0
     stream_keep_s: Annotated[

@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[RunningGateway]:
-    settings = {"SPENDGATE_STREAM_KEEP_S": "10", "SPENDGATE_LEDGER_COMPACT_EVERY_S": "1"}
+    settings = {"SPENDGATE_STREAM_KEEP_S": "10", "SPENDGATE_LEDGER_COMPACT_EVERY_S": "10"}
     with running_gateway(SPENDGATE_LEDGER="embedded", **settings) as running:
         yield running
 
@@ -117,7 +117,7 @@ def test_sums_of_many_batches_are_merged(gateway: RunningGateway):
     for _ in range(4):
         gateway.chat(agent="merged")
         wait_for_ledger(gateway)
-    eventually(partial(_is_merged, gateway), "one sum is left of each account and slot")
+    eventually(partial(_is_merged, gateway), "one sum is left of each account and slot", 40)
     assert_ledger_is_right(gateway)
 
 

@@ -5,9 +5,10 @@
 CREATE TABLE IF NOT EXISTS ledger (id String, layout UInt32)
 ENGINE = ReplacingMergeTree ORDER BY id;
 
--- merged_to: sums of batches up to this one count only where they are merged.
-CREATE TABLE IF NOT EXISTS positions (batch UInt64, after UInt64, merged_to UInt64, epoch String, sequence Int64,
-    event_id String, refusal_id String)
+-- merged_to, merged_days: sums of batches up to this one count only where they are merged, and on these days (epoch
+-- milliseconds) not at all: they were merged once more, into later rows.
+CREATE TABLE IF NOT EXISTS positions (batch UInt64, after UInt64, merged_to UInt64, merged_days Array(Int64),
+    epoch String, sequence Int64, event_id String, refusal_id String)
 ENGINE = ReplacingMergeTree ORDER BY batch;
 
 -- era: the number of the epoch, in the order in which they came.
@@ -58,8 +59,8 @@ ORDER BY (`ChargePeriodStart`, `x_SourceRecordId`, batch)
 SETTINGS non_replicated_deduplication_window = 1000;
 
 -- Sums by quarter of an hour, which is what every time zone's day is made of, those of spend and calls also by longer
--- spans in UTC: span_ms is the length of a slot. Each batch adds rows of its own, and `compact` adds merged ones, which
--- then count instead.
+-- spans in UTC: span_ms is the length of a slot. Each batch adds rows of its own, and `compact` adds one for all
+-- that there are of a slot, which then counts instead.
 CREATE TABLE IF NOT EXISTS spend_slots (batch UInt64, merged Bool, span_ms Int64, slot_ms Int64,
     path LowCardinality(String),
     provider LowCardinality(Nullable(String)), service LowCardinality(Nullable(String)),
