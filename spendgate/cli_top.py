@@ -204,8 +204,9 @@ def _table(found: list[Line], of: int, now_ms: int, width: int) -> Table:
         state = Text(f"{STATE_ICONS[row.state]} {row.state.label}", style=_COLOURS[row.state])
         money = [line.nano_an_hour, row.spent_nano, *((row.held_nano,) if wide else ())]
         money += [max(0, terms.limit_nano - row.spent_nano), terms.limit_nano]
-        cells = [f"{terms.scope} ({terms.budget.cadence})", state, *[_usd(nano) for nano in money]]
-        table.add_row(*cells, *((line.model or "–",) if wide else ()))
+        numbers = [_usd(nano) for nano in money]
+        model = (line.model or "–",) if wide else ()
+        table.add_row(f"{terms.scope} ({terms.budget.cadence})", state, *numbers, *model)
     if not found:
         table.add_row("Nothing is spent under any budget now.")
     return table
