@@ -99,6 +99,7 @@ def query_of(ask: SpendAsk, at: Snapshot, *, of_calls: bool) -> Query:
     where = _where(ask.filters, [_column(f.dimension, dimensions, of_calls) for f in ask.filters], parameters)
     text = sql("calls" if of_calls else "spend").format(
         groups=groups,
+        keys="".join(f"{name}, " for name in dict.fromkeys(_source(n, dimensions, of_calls) for n in named)),
         bucket="bucket_ms" if ask.bucket else "CAST(NULL, 'Nullable(Int64)')",
         sums=_bounds(read, SPANS_MS, "slot_ms"),
         records=_bounds(read, (RECORDS,), "at_ms" if of_calls else "`ChargePeriodStart`"),
@@ -175,6 +176,15 @@ def _where(filters: Sequence[Filter], columns: Sequence[str], parameters: dict[s
         some = f"ifNull(has({{f{n}:Array(String)}}, {column}), false)"
         where.append(f"({some} OR {column} IS NULL)" if None in wanted.values else some)
     return " AND ".join(where)
+
+
+def _source(name: str, dimensions: Sequence[str], of_calls: bool) -> str:
+    """The column that `_column` reads."""
+    if name in dimensions:
+        return name
+    if name not in UNSUMMED:
+        return "path"
+    return "scopes" if of_calls else "tags"
 
 
 def _column(name: str, dimensions: Sequence[str], of_calls: bool) -> str:
