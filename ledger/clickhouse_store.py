@@ -23,6 +23,7 @@ from ledger.clickhouse_sql import (
     schema,
     sql,
 )
+from ledger.ids import ALL_TIME, around
 from ledger.model import Batch, CallRow, EventRow, Position
 from ledger.ports import (
     AccountPoint,
@@ -125,13 +126,20 @@ class ClickHouseLedger:
 
     def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:
         """All that is known of one request, oldest first."""
-        live = self._live()
+        near = around(request_id)
+        found = self._of_request(request_id, near)
+        return found if found[0] or found[1] or near == ALL_TIME else self._of_request(request_id, ALL_TIME)
+
+    def _of_request(self, request_id: str, when: Interval) -> tuple[list[CallRow], list[EventRow]]:
+        live = f"at_ms >= {when.start_ms} AND at_ms < {when.end_ms} AND {self._live()}"
         told = self._server.rows(
             f"SELECT hold_id FROM calls WHERE request_id = {{id:String}} AND {live} UNION DISTINCT "
             f"SELECT hold_id FROM events WHERE request_id = {{id:String}} AND {live}",
             {"id": request_id},
         )
         holds = {"holds": [row[0] for row in told if row[0] is not None]}
+        if not holds["holds"]:
+            return [], []
         # A webhook tells of the same hold under a name of its own.
         calls = self._server.rows(
             f"SELECT {CALL_FIELDS} FROM calls WHERE has({{holds:Array(String)}}, hold_id) AND {live} "
