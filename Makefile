@@ -18,7 +18,7 @@ JOBS ?= 2
 MODULE ?= *
 
 .PHONY: help run test sim soak check fmt test-tools lock pictures
-.PHONY: bench bench-peers bench-overspend bench-growth bench-ledger bench-litellm-env mutants clean
+.PHONY: bench bench-peers bench-overspend bench-growth bench-ledger bench-pages bench-litellm-env mutants clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-growth: $(VENV)/.dev-stamp ## does a call cost the same in a large deploym
 
 bench-ledger: $(VENV)/.dev-stamp ## how fast the ledger takes events in and answers (ARGS="--millions 1,10")
 	@$(BIN)/python -m bench.ledger $(ARGS)
+
+bench-pages: $(VENV)/.dev-stamp ## how soon the pages are there before a ledger of a million records (ARGS="--records 10000000")
+	@$(BIN)/python -m bench.pages $(ARGS)
 
 bench-litellm-env: $(VENV)/.dev-stamp ## install LiteLLM's proxy into an environment of its own, to compare with
 	@$(BIN)/python -m bench.overspend --install-litellm

@@ -17,7 +17,7 @@ from budget.model import (
     Settlement,
     StaleSnapshot,
 )
-from budget.ports import ACCOUNT_KEPT_AFTER_END_MS, MAX_CLOCK_SKEW_MS
+from budget.ports import ACCOUNT_KEPT_AFTER_END_MS
 from budget.script import Script
 from core.errors import Conflict, InvalidInput, StoreUnavailable
 
@@ -27,8 +27,6 @@ V = TypeVar("V")
 
 _STATES = tuple(BudgetState)
 _STATUSES = {status.value.encode(): status for status in HoldStatus}
-#: What follows the account ids of a resolution that is nothing but the end of a hold; see `_tail`.
-_PLAIN_TAIL: tuple[Word, ...] = ("", "0", "{}", "0", "", "", "")
 
 
 class HotCommands:
@@ -84,7 +82,7 @@ class HotCommands:
             return packed(*self._resolve_words(ids, (hold_key, next_key), (epoch, sequence, *own), tail))
         frame = self._resolve_frames.get(ids)
         if frame is None:
-            frame = Frame(self._resolve_words(ids, (None, None), (None,) * 7, _PLAIN_TAIL))
+            frame = Frame(self._resolve_words(ids, (None, None), (None,) * 7, ()))
             _keep(self._resolve_frames, ids, frame)
         return frame.fill(hold_key, hold_key, epoch.encode(), b"%d" % sequence, *own)
 
@@ -93,8 +91,8 @@ class HotCommands:
         ids = [a.id for a in accounts]
         words: list[Word | None] = ["EVALSHA", self.reserving.sha, 7 + len(ids), *self._before_hold, None, self._index]
         words += [self._account + i for i in ids]
-        words += [None, None, None, None, None, None, None, MAX_CLOCK_SKEW_MS, None]
-        words += ["\n".join(ids), ACCOUNT_KEPT_AFTER_END_MS, len(ids), *[a.wire for a in accounts]]
+        words += [None] * 8
+        words += [a.wire for a in accounts]
         return Frame(words + [None] * len(r.candidates))
 
     def _resolve_words(
@@ -102,7 +100,7 @@ class HotCommands:
     ) -> list[Any]:
         accounts = [self._account + i for i in ids]
         words = ["EVALSHA", self.resolving.sha, 6 + len(ids), *self._first, self._leases]
-        return [*words, *holds, self._index, *accounts, *own, self._keep_ms, "\n".join(ids), *tail]
+        return [*words, *holds, self._index, *accounts, *own, self._keep_ms, *tail]
 
 
 def _keep(frames: dict[K, V], key: K, frame: V) -> None:
@@ -113,10 +111,10 @@ def _keep(frames: dict[K, V], key: K, frame: V) -> None:
 
 
 def _tail(r: Resolution, replayed_ms: int | None) -> list[Word]:
-    following, tail = r.next_hold, list(_PLAIN_TAIL)
-    if following is not None:
-        tail[:3] = following.id, following.amount_nano, following.detail
-    tail[3:] = r.lease_ms, r.owner, "" if replayed_ms is None else replayed_ms, r.only_owner
+    """What follows where a resolution is more than the end of a hold."""
+    following = r.next_hold
+    tail: list[Word] = [following.id, following.amount_nano, following.detail] if following else ["", 0, "{}"]
+    tail += [r.lease_ms, r.owner, "" if replayed_ms is None else replayed_ms, r.only_owner]
     for terms in r.terms:
         tail += [terms.limits, *_period(terms)]
     return tail
@@ -127,8 +125,17 @@ def _period(terms: AccountTerms) -> tuple[str, str]:
     return ("", "") if end_ms is None else (str(end_ms), str(end_ms + ACCOUNT_KEPT_AFTER_END_MS))
 
 
-def read_reserve(request: ReserveRequest, reply: list[Any]) -> Hold | Refusal | StaleSnapshot:
-    """What lua/reserve.lua decided.
+def read_hold(request: ReserveRequest, reply: bytes) -> tuple[Hold, int]:
+    """The hold that lua/reserve.lua made, and how far the store had counted."""
+    words = reply.split()
+    balances = tuple(
+        [Balance(int(words[i]), int(words[i + 1]), _STATES[int(words[i + 2])]) for i in range(5, len(words), 3)]
+    )
+    return Hold(request.hold_id, int(words[2]), int(words[3]), int(words[4]), balances), int(words[1])
+
+
+def read_refusal(request: ReserveRequest, reply: list[Any]) -> Refusal | StaleSnapshot:
+    """Why lua/reserve.lua made none.
 
     Raises:
         StoreUnavailable: the clocks differ. Conflict: the hold has ended, or is another call's.
@@ -144,23 +151,22 @@ def read_reserve(request: ReserveRequest, reply: list[Any]) -> Hold | Refusal | 
     balances = tuple(
         [Balance(int(reply[i]), int(reply[i + 1]), _STATES[int(reply[i + 2])]) for i in range(5, len(reply), 3)]
     )
-    if head == b"held":
-        return Hold(request.hold_id, int(reply[2]), int(reply[3]), int(reply[4]), balances)
     account = int(reply[3]) if reply[3] else None
     return Refusal(RefusalCode(reply[2].decode()), account, int(reply[4]), balances)
 
 
-def read_resolve(reply: list[Any]) -> Settlement:
+def read_resolve(reply: bytes | list[Any]) -> Settlement:
     """What lua/resolve.lua did.
 
     Raises:
         InvalidInput: nothing; it names the field and the rule.
     """
-    if reply[0] == b"refused":
+    if not isinstance(reply, bytes):
         raise InvalidInput(reply[1].decode(), reply[2].decode())
-    sequence, applied, delta_nano, overage_nano, *balances = map(int, reply[1:])
+    status, *numbers = reply.split()
+    sequence, applied, delta_nano, overage_nano, *balances = map(int, numbers)
     return Settlement(
-        _STATUSES[reply[0]],
+        _STATUSES[status],
         applied == 1,
         delta_nano,
         overage_nano,

@@ -149,12 +149,12 @@ class Link:
             raise StoreUnavailable(f"the store did not answer: {error}") from error
         return read(reply)
 
-    async def _acknowledged(self, client: Redis, script: Script, command: bytes) -> list[bytes]:
+    async def _acknowledged(self, client: Redis, script: Script, command: bytes) -> bytes | list[bytes]:
         """WAIT looks back to the last write of its connection: one is made in any case, also for a repeated hold."""
         touch = ("SET", self.key("touched"), "")
         replies = await script.call_then(client, command, touch, self.acks.command())
-        reply: list[bytes] = replies[0]
-        if reply[0] == b"held":
+        reply: bytes | list[bytes] = replies[0]
+        if isinstance(reply, bytes):  # it holds
             self.acks.check(replies[2])
         return reply
 

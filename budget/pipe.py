@@ -29,7 +29,7 @@ from core.turn import turn_of
 
 log = logging.getLogger("spendgate.budget")
 
-Read = Callable[[list[Any]], Any]
+Read = Callable[[Any], Any]
 
 #: More than this is not a burst: the store can't keep up, and calls are refused rather than kept waiting.
 MAX_WAITING = 10_000
@@ -81,7 +81,7 @@ class _Line(asyncio.Protocol):
     def send(self, asked: _Asked) -> None:
         """Put a question behind the others; they leave together at the end of this turn of the loop."""
         if not self._unsent:
-            self._turn.at_end(self._flush)
+            self._turn.at_last(self._flush)  # an answer does not wait for its settlement
         self._unsent.append(asked.command)
         self._unsent_bytes += len(asked.command)
         self.asked.append(asked)

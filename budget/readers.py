@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 from budget.connect import STORE_ERRORS
 from budget.redis_store import RedisBudgetStore
 from budget.script import Script
+from budget.texts import event_fields
 from budget.verify import MONEY_EVENTS, event_order
 from core.errors import StoreUnavailable
 from core.values import value
@@ -223,4 +224,4 @@ def _rows(reply: Any) -> Events:
 
 
 def _decoded(rows: Any) -> Events:
-    return [(i.decode(), {k.decode(): v.decode() for k, v in fields.items()}) for i, fields in rows]
+    return [(i.decode(), event_fields(fields)) for i, fields in rows]

@@ -7,7 +7,7 @@ Layout; every key carries the hash tag ``{namespace}``, so that all accounts of 
 
     sg:{ns}:a:<account>   hash   spent held state terms         one per budget, period and scope key
     sg:{ns}:a             zset   accounts by the end of their period
-    sg:{ns}:hold:<id>     hash   status amount cost accounts …  kept `keep_ms` after its end
+    sg:{ns}:hold:<id>     text   status amount cost accounts …  kept `keep_ms` after its end; see `budget.texts`
     sg:{ns}:leases        zset   open holds by the end of their lease (store's clock)
     sg:{ns}:events        stream holds, money, terms, states, documents, in order; see `budget.readers`
     sg:{ns}:trimmed       hash   what its events came to that are gone; sg:{ns}:trimmed:holds, set: of them still open
@@ -20,9 +20,9 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any
 
-from budget.checks import check_request, check_resolution
+from budget.checks import check_request, check_resolution, check_text
 from budget.connect import STORE_ERRORS, ServerReport, StoreClient, check_server, close
-from budget.hot_commands import HotCommands, read_reserve, read_resolve
+from budget.hot_commands import HotCommands, read_hold, read_refusal, read_resolve
 from budget.link import NOBODY, REBUILDING, Acks, Link, trusted
 from budget.model import (
     Hold,
@@ -43,6 +43,7 @@ from budget.ports import (
     OpenHold,
 )
 from budget.script import Script
+from budget.texts import event_fields, hold_text
 from budget.verify import Trimmed
 from core.errors import Conflict, StoreLost, StoreUnavailable
 
@@ -106,14 +107,16 @@ class RedisBudgetStore:
         return self.link.send(self._hot.resolving, partial(self._hot.resolve, resolution, replayed_ms), read)
 
     def _read_reserve(
-        self, request: ReserveRequest, epoch: str | None, reply: list[Any]
+        self, request: ReserveRequest, epoch: str | None, reply: bytes | list[Any]
     ) -> Hold | Refusal | StaleSnapshot:
-        if trusted(reply)[0] == b"held":
-            self.link.saw(reply[1], epoch)
-        return read_reserve(request, reply)
+        if isinstance(reply, bytes):
+            hold, sequence = read_hold(request, reply)
+            self.link.saw(sequence, epoch)
+            return hold
+        return read_refusal(request, trusted(reply))
 
-    def _read_resolve(self, epoch: str | None, reply: list[Any]) -> Settlement:
-        settlement = read_resolve(trusted(reply))
+    def _read_resolve(self, epoch: str | None, reply: bytes | list[Any]) -> Settlement:
+        settlement = read_resolve(reply if isinstance(reply, bytes) else trusted(reply))
         self.link.saw(settlement.sequence, epoch)
         return settlement
 
@@ -130,11 +133,12 @@ class RedisBudgetStore:
 
     async def find(self, hold_id: str) -> FoundHold | None:
         """What is remembered of a hold; None if nothing."""
-        row = await self._command("HMGET", self.key("hold", hold_id), "status", "accounts", "amount", "cost")
-        if row[0] is None:
+        raw = await self._command("GET", self.key("hold", hold_id))
+        if raw is None:
             await self.trust()
             return None
-        return FoundHold(HoldStatus(row[0].decode()), _lines(row[1]), int(row[2] or 0), int(row[3] or 0))
+        hold = hold_text(raw)
+        return FoundHold(HoldStatus(hold.status), hold.account_ids, int(hold.amount), int(hold.cost))
 
     async def extend(self, hold_ids: Sequence[str], lease_ms: int) -> list[str]:
         """Renew leases; returns the ids that are no longer held."""
@@ -152,8 +156,8 @@ class RedisBudgetStore:
         ids = await self._command("ZRANGEBYSCORE", self.key("leases"), "-inf", str(now_ms), "LIMIT", "0", str(limit))
         due = []
         for hold_id in ids:
-            accounts = await self._command("HGET", self.key("hold", hold_id.decode()), "accounts")
-            due.append(DueHold(hold_id.decode(), _lines(accounts)))
+            raw = await self._command("GET", self.key("hold", hold_id.decode()))
+            due.append(DueHold(hold_id.decode(), hold_text(raw).account_ids if raw else ()))
         return due
 
     async def balances(self, account_ids: Sequence[str]) -> list[AccountBalance]:
@@ -188,10 +192,10 @@ class RedisBudgetStore:
         """Every hold that has not ended."""
         found = []
         for hold_id in await self._command("ZRANGE", self.key("leases"), "0", "-1"):
-            key = self.key("hold", hold_id.decode())
-            status, amount, accounts = await self._command("HMGET", key, "status", "amount", "accounts")
-            if status == b"held":
-                found.append(OpenHold(hold_id.decode(), int(amount), tuple(accounts.decode().split("\n"))))
+            raw = await self._command("GET", self.key("hold", hold_id.decode()))
+            hold = hold_text(raw) if raw else None
+            if hold and hold.status == HoldStatus.HELD:
+                found.append(OpenHold(hold_id.decode(), int(hold.amount), hold.account_ids))
         return found
 
     async def changes_since(self, version: int) -> tuple[int, list[Change]]:
@@ -214,6 +218,7 @@ class RedisBudgetStore:
 
     async def put(self, kind: str, document_id: str, text: bytes | None, *, expected: int | None = None) -> int:
         """Write or delete a document; returns the new version."""
+        check_text(kind, document_id, text or b"")
         keys = [self.key(k) for k in ("version", "documents", "changed")]
         args: list[str | bytes] = [f"{kind}:{document_id}", "delete" if text is None else "put", text or b""]
         args.append("" if expected is None else str(expected))
@@ -227,10 +232,7 @@ class RedisBudgetStore:
     async def events(self, after: str = "-", count: int = 1000) -> list[tuple[str, dict[str, str]]]:
         """Events of money, state and configuration, oldest first: (stream id, fields)."""
         rows = await self._command("XRANGE", self.key("events"), after, "+", "COUNT", str(count))
-        out = []
-        for stream_id, fields in rows:
-            out.append((stream_id.decode(), {k.decode(): v.decode() for k, v in fields.items()}))
-        return out
+        return [(stream_id.decode(), event_fields(fields)) for stream_id, fields in rows]
 
     async def trimmed(self) -> Trimmed:
         """What came before the first event in the stream."""
@@ -299,7 +301,3 @@ class RedisBudgetStore:
             raise StoreLost(found.doubt or "it has no books")
         if found.epoch == self.epoch and found.sequence < seen:
             raise StoreLost(f"it went back from event {seen} to {found.sequence}")
-
-
-def _lines(text: bytes | None) -> tuple[str, ...]:
-    return tuple(text.decode().split("\n")) if text else ()

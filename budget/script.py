@@ -1,6 +1,7 @@
 """Lua scripts of the live state."""
 
 import hashlib
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -10,7 +11,7 @@ from redis.exceptions import NoScriptError
 from budget.connect import StoreClient
 from budget.frames import packed, unpacked
 
-_INCLUDE = "-- include epoch.lua\n"
+_INCLUDE = re.compile(r"-- include (\w+\.lua)\n")
 
 
 class Script:
@@ -19,7 +20,7 @@ class Script:
     def __init__(self, package: str, name: str) -> None:
         folder = files(package).joinpath("lua")
         text = folder.joinpath(f"{name}.lua").read_text()
-        self.text = text.replace(_INCLUDE, folder.joinpath("epoch.lua").read_text() if _INCLUDE in text else "")
+        self.text = _INCLUDE.sub(lambda found: folder.joinpath(found[1]).read_text(), text)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def command(self, keys: list[str], args: list[str | bytes]) -> bytes:

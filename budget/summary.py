@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from budget.model import HoldStatus
 from budget.redis_store import RedisBudgetStore
+from budget.texts import hold_text
 from budget.verify import MONEY_EVENTS
 from core.ids import derived_id
 
@@ -116,13 +118,21 @@ async def _terms(store: RedisBudgetStore, account_id: str) -> dict[str, str] | N
 
 async def _hold(store: RedisBudgetStore, hold_id: str) -> dict[str, str] | None:
     """A hold as in its event; None: it is not open any more."""
-    names = ("status", "amount", "candidate", "tokens", "accounts", "owner", "detail", "held_ms")
-    row = await store.link.command("HMGET", store.key("hold", hold_id), *names)
-    if row[0] != b"held":
+    raw = await store.link.command("GET", store.key("hold", hold_id))
+    hold = hold_text(raw) if raw else None
+    if hold is None or hold.status != HoldStatus.HELD:
         return None
-    found = {name: (value or b"").decode() for name, value in zip(names, row, strict=True)}
-    del found["status"]
-    return found | {"type": "hold", "hold": hold_id, "amount_nano": found.pop("amount"), "at_ms": found.pop("held_ms")}
+    return {
+        "type": "hold",
+        "hold": hold_id,
+        "amount_nano": hold.amount,
+        "candidate": hold.candidate,
+        "tokens": hold.tokens,
+        "accounts": hold.accounts,
+        "owner": hold.owner,
+        "detail": hold.detail,
+        "at_ms": hold.held_ms,
+    }
 
 
 def _posted(account: str, nano: int, event_id: str) -> dict[str, str]:

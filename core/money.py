@@ -10,6 +10,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal, Invali
 from core.errors import InvalidInput
 
 NANO_PER_USD = 1_000_000_000
+_NANO_PER_CENT = NANO_PER_USD // 100
 PICO_PER_NANO = 1_000
 _MAX_DIGITS = 28  # of Decimal's default context
 PICO_PER_TOKEN_PER_USD_PER_MILLION = 1_000_000
@@ -80,6 +81,6 @@ def format_usd(amount_nano: int) -> str:
     """Nano-dollars as plain decimal dollars with at least two decimals, exact: ``"0.0000015"``, ``"12.50"``."""
     if amount_nano < 0:
         return "-" + format_usd(-amount_nano)
-    whole, nano = divmod(amount_nano, NANO_PER_USD)
-    cents, rest = divmod(nano, NANO_PER_USD // 100)
-    return f"{whole}.{nano:09d}".rstrip("0") if rest else f"{whole}.{cents:02d}"
+    if amount_nano % _NANO_PER_CENT:
+        return f"{amount_nano // NANO_PER_USD}.{amount_nano % NANO_PER_USD:09d}".rstrip("0")
+    return f"{amount_nano // NANO_PER_USD}.{amount_nano // _NANO_PER_CENT % 100:02d}"

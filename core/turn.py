@@ -13,25 +13,41 @@ log = logging.getLogger("spendgate")
 
 Act = Callable[[], object]
 
+_CROWD = 2
+
 
 class Turn:
-    """The turns of one event loop."""
+    """The turns of one event loop.
 
-    __slots__ = ("_acts", "loop")
+    crowd: calls that run at the same time. One alone has nobody to wait for, and waits for nobody.
+    """
+
+    __slots__ = ("_acts", "_last", "crowd", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.crowd = 0
         self._acts: list[Act] = []
+        self._last: list[Act] = []
 
     def at_end(self, act: Act) -> None:
         """Do this when all has been done that this turn had to do already; in the order in which it was said."""
-        if not self._acts:
+        if self.crowd < _CROWD:
+            act()
+            return
+        if not self._acts and not self._last:
             self.loop.call_soon(self.end)
         self._acts.append(act)
 
+    def at_last(self, act: Act) -> None:
+        """Do this after all the others: whoever is woken by it may take the processor from those whom they wake."""
+        if not self._acts and not self._last:
+            self.loop.call_soon(self.end)
+        self._last.append(act)
+
     def end(self) -> None:
         """Do now what was put off."""
-        acts, self._acts = self._acts, []
+        acts, self._acts, self._last = self._acts + self._last, [], []
         for act in acts:
             try:
                 act()

@@ -3,24 +3,25 @@
 Every write goes the way of /api/budgets, with the revision that the form was made from: who was quicker is not undone.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
-from budget.codec import BudgetSpec, TopUpSpec, budget_from_spec, parse_spec, spec_of
+from budget.codec import BudgetSpec, TopUpSpec, budget_from_spec, parse_spec
 from budget.model import Budget
 from core.errors import Conflict, InvalidInput
 from core.money import fraction_floor
 from core.period import period_at
+from dashboard.budget_form import FIELDS, NEW, filled, given_of
 from dashboard.budget_writer import BudgetWriter
 from dashboard.deps import Deps
-from dashboard.specs import with_top_up
+from dashboard.specs import check_models, with_top_up
 from dashboard.spend import current_spend
+from dashboard.views import fullest_of
 
-_FIELDS = ("scopeType", "scopeKey", "limitUsd", "cadence", "timeZone", "softCap", "hardCap")
-_NEW = dict(zip(_FIELDS, ("agent", "", "", "daily", "UTC", "0.8", "1.2"), strict=True))
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -47,24 +48,26 @@ class BudgetPages:
     async def all(self, request: Request) -> Response:
         """Every budget, and a form for a new one."""
         await self._deps.refresh()
-        given = {name: text for name, text in request.query_params.items() if name in _FIELDS}
-        return self._list(request, _NEW | given, None)
+        given = {name: text for name, text in request.query_params.items() if name in FIELDS}
+        return await self._list(request, NEW | given, None)
 
     async def create(self, request: Request) -> Response:
         """A new budget."""
-        given = _filled(await self._pages.posted(request))
+        form = await self._pages.posted(request)
         try:
-            budget = await self._writer.create(parse_spec(BudgetSpec, given))
+            budget = await self._writer.create(parse_spec(BudgetSpec, filled(form)))
         except (InvalidInput, Conflict) as error:
-            return self._list(request, _NEW | given, error, error.status)
+            given = {name: text for name, text in form.items() if name in FIELDS}
+            return await self._list(request, NEW | given, error, error.status)
         return _to(budget.id)
 
     async def preview(self, request: Request) -> Response:
         """What the form's budget would do, or what is wrong with it."""
         now_ms = self._deps.clock.now_ms()
         try:
-            spec = parse_spec(BudgetSpec, _filled(dict(request.query_params)))
+            spec = parse_spec(BudgetSpec, filled(dict(request.query_params)))
             budget = budget_from_spec(spec, budget_id="new", source="api", now_ms=now_ms)
+            check_models(budget, self._deps.routes)
         except InvalidInput as error:
             return self._pages.show(request, "preview.html", budget=None, error=error)
         return self._pages.show(request, "preview.html", error=None, **self._effect(budget))
@@ -77,7 +80,11 @@ class BudgetPages:
     async def change(self, request: Request) -> Response:
         """New terms."""
         form = await self._pages.posted(request)
-        return await self._edit(request, _filled(form), form)
+        try:
+            given = filled(form)
+        except InvalidInput as error:
+            return await self._budget(request, error, error.status, form)
+        return await self._edit(request, given, form)
 
     async def pause(self, request: Request) -> Response:
         """Out of force, or into it again."""
@@ -105,19 +112,30 @@ class BudgetPages:
         budget_id = request.path_params["budget_id"]
         try:
             await self._writer.edit(budget_id, given, frozenset({form.get("revision", "")}), partial=True)
-        except (InvalidInput, Conflict) as error:
+        except InvalidInput as error:
+            return await self._budget(request, error, error.status, form)
+        except Conflict as error:  # it is another by now: what it is has to be seen first
             return await self._budget(request, error, error.status)
         return _to(budget_id)
 
-    def _list(
+    async def _list(
         self, request: Request, given: dict[str, str], error: InvalidInput | Conflict | None, status: int = 200
     ) -> Response:
+        fullest = fullest_of(await current_spend(self._deps.store, self._deps.book, self._deps.clock.now_ms()))
         budgets = self._deps.book.all()
-        return self._pages.show(request, "budgets.html", status, budgets=budgets, given=given, error=error)
+        return self._pages.show(
+            request, "budgets.html", status, budgets=budgets, fullest=fullest, given=given, error=error
+        )
 
-    async def _budget(self, request: Request, error: InvalidInput | Conflict | None, status: int = 200) -> Response:
+    async def _budget(
+        self,
+        request: Request,
+        error: InvalidInput | Conflict | None,
+        status: int = 200,
+        typed: Mapping[str, str] = MappingProxyType({}),
+    ) -> Response:
         budget = self._deps.book.get(request.path_params["budget_id"])
-        given = {name: str(text) for name, text in spec_of(budget).items() if name in _FIELDS}
+        given = given_of(budget) | {name: text for name, text in typed.items() if name in FIELDS}
         new_id = self._deps.ids.new("top")
         accounts = await current_spend(self._deps.store, self._deps.book, self._deps.clock.now_ms())
         rows = sorted((r for r in accounts if r.terms.budget.id == budget.id), key=lambda r: -r.spent_nano)
@@ -150,8 +168,3 @@ def budget_pages(pages: Shower, deps: Deps) -> Iterable[tuple[str, str, Handler]
 
 def _to(budget_id: str) -> Response:
     return RedirectResponse(f"/ui/budgets/{budget_id}", 303)
-
-
-def _filled(form: dict[str, str]) -> dict[str, str]:
-    """The fields of a budget that are filled in."""
-    return {name: text.strip() for name, text in form.items() if name in _FIELDS and text.strip()}

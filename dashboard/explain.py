@@ -20,20 +20,24 @@ def router(deps: Deps) -> APIRouter:
         `spent`, `held`, `state`, `limit` and `hardLimit` are from when it was decided: with the call's hold if it was
         admitted, as they were if it was refused; `decided` marks the account that refused.
         """
-        found = await views.explained(deps.ledger, request_id)
-        steps = [
-            {
-                "at": iso_utc(step.at_ms),
-                "event": step.kind,
-                "holdId": step.hold_id,
-                "why": step.why,
-                "accounts": [_account(then) for then in step.accounts],
-            }
-            for step in found.steps
-        ]
-        return answer({"requestId": request_id, "calls": [_call(c) for c in found.calls], "events": steps})
+        return answer(shown_explanation(await views.explained(deps.ledger, request_id)))
 
     return routes
+
+
+def shown_explanation(found: views.Explained) -> dict[str, object]:
+    """What became of a request, as answers show it."""
+    steps = [
+        {
+            "at": iso_utc(step.at_ms),
+            "event": step.kind,
+            "holdId": step.hold_id,
+            "why": step.why,
+            "accounts": [_account(then) for then in step.accounts],
+        }
+        for step in found.steps
+    ]
+    return {"requestId": found.request_id, "calls": [_call(call) for call in found.calls], "events": steps}
 
 
 def _account(then: views.AccountThen) -> dict[str, object]:

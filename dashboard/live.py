@@ -155,6 +155,7 @@ def cells(row: AccountSpend) -> dict[str, Any]:
         "account": terms.id,
         "scope": str(terms.scope),
         "budgetId": terms.budget.id,
+        "inForce": row.in_force,
         "spent": formats.money(row.spent_nano),
         "held": formats.money(row.held_nano),
         "left": formats.money(row.hard_remaining_nano),

@@ -5,9 +5,10 @@ Everything is served by this process; nothing is loaded from elsewhere, and no s
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from hashlib import sha256
 from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -22,8 +23,8 @@ from dashboard.budget_pages import budget_pages
 from dashboard.deps import Deps
 from dashboard.live import Moves, Socket
 from dashboard.price_pages import price_pages
-from dashboard.ranges import GROUPS, OUTCOMES, RANGES, Range, range_of
-from dashboard.session import Sessions, check_origin
+from dashboard.ranges import GROUPS, OUTCOMES, RANGES, ZONE_COOKIE, Range, range_of, zone_of
+from dashboard.session import LONGEST_S, Sessions, check_origin
 from dashboard.what_if_pages import what_if_pages
 
 _MAX_FORM_BYTES = 65_536
@@ -59,15 +60,18 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        filters = ("money", "exact", "nano_of", "count", "share", "local", "duration")
+        filters = ("money", "exact", "nano_of", "count", "share", "percent", "local", "duration", "told")
         self._templates.filters |= {name: getattr(formats, name) for name in filters}
+        self._templates.filters["told_refusal"] = views.told_refusal
         self._templates.globals |= {"icons": formats.STATE_ICONS, "states": list(BudgetState), "ranges": RANGES}
         self._templates.globals |= {"groups": GROUPS, "outcomes": list(OUTCOMES), "few": views.FEW, "most": views.MOST}
         self._assets = {name: files("dashboard").joinpath("static", name).read_bytes() for name in _ASSETS}
+        self._versions = {name: sha256(data).hexdigest()[:12] for name, data in self._assets.items()}
+        self._templates.globals["asset"] = self._asset_url
 
     async def overview(self, request: Request) -> Response:
         """What is spent now, by whom, and where it leads."""
-        shown = range_of(request.query_params, self._deps.clock.now_ms())
+        shown = self._shown(request)
         view = await views.overview(self._deps, shown)
         charts = self._charts(shown, view.history, view.burn)
         many = request.query_params.get("accounts") == "all"
@@ -77,14 +81,14 @@ class Pages:
         """An agent, a team, a user, …"""
         kind, key = request.path_params["kind"], request.path_params["key"]
         scope = parse_scope("scope", kind, key)
-        shown = range_of(request.query_params, self._deps.clock.now_ms())
+        shown = self._shown(request)
         view = await views.scope_view(self._deps, scope, shown)
         charts = self._charts(shown, view.history, view.burn)
         return self.show(request, "scope.html", shown=shown, view=view, **charts)
 
     async def request(self, request: Request) -> Response:
         """Why a request was served as it was, or refused."""
-        zone = range_of(request.query_params, self._deps.clock.now_ms()).zone
+        zone = zone_of(request.query_params, request.cookies)
         found = await views.explained(self._deps.ledger, request.path_params["request_id"])
         return self.show(request, "request.html", found=found, zone=zone)
 
@@ -92,9 +96,16 @@ class Pages:
         """To the page of what was typed: a request's id, ``type:key``, or an agent's name."""
         text = request.query_params.get("q", "").strip()
         kind, separator, key = text.partition(":")
+        if not text:
+            return _to("/ui")
         if text.startswith("req_"):
-            return _to(f"/ui/request/{text}")
-        return _to(f"/ui/scope/{kind}/{key}" if separator else f"/ui/scope/agent/{text}")
+            return _to(f"/ui/request/{quote(text, safe='')}")
+        kind, key = (kind, key) if separator else ("agent", text)
+        return _to(f"/ui/scope/{quote(kind, safe='')}/{quote(key, safe='')}")
+
+    async def unknown(self, request: Request) -> Response:
+        """An address under /ui that is none."""
+        raise NotFound(f"there is no page {request.url.path}")
 
     async def live(self, request: Request) -> Response:
         """Server-sent events: accounts whose money has moved, as the pages show them."""
@@ -125,9 +136,12 @@ class Pages:
         try:
             check_origin(request)
             response = _to(after)
-            self.sessions.begin(response, form.get("key", ""), secure=request.url.scheme == "https")
+            secure = request.url.scheme == "https"
+            self.sessions.begin(response, form.get("key", ""), secure=secure)
+            own = zone_of({}, {ZONE_COOKIE: form.get("zone", "")})
+            response.set_cookie(ZONE_COOKIE, own, LONGEST_S, httponly=True, samesite="strict", secure=secure)
         except SpendgateError as error:
-            return self._render(request, "login.html", error.status, after=after, error=error.message)
+            return self._render(request, "login.html", error.status, after=after, error=formats.told(error))
         return response
 
     async def logout(self, request: Request) -> Response:
@@ -142,8 +156,14 @@ class Pages:
         name = request.path_params["name"]
         if name not in _ASSETS:
             raise NotFound(f"there is no file {name}")
-        headers = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
+        named = request.query_params.get("v") == self._versions[name]
+        kept = "max-age=31536000, immutable" if named else "no-cache"
+        headers = {"Cache-Control": kept, "X-Content-Type-Options": "nosniff"}
         return Response(self._assets[name], media_type=_ASSETS[name], headers=headers)
+
+    def _asset_url(self, name: str) -> str:
+        """Of a file of this very version: a browser keeps it, and never runs an older one with a newer page."""
+        return f"/ui/static/{name}?v={self._versions[name]}"
 
     def guarded(self, handler: Handler) -> Handler:
         """The same for who is logged in; others are asked for the key, and errors become pages."""
@@ -159,6 +179,9 @@ class Pages:
                 return self.show(request, "error.html", error.status, error=error)
 
         return page
+
+    def _shown(self, request: Request) -> Range:
+        return range_of(request.query_params, self._deps.clock.now_ms(), request.cookies)
 
     def _charts(self, shown: Range, known: history.History, burn: history.Burn | None) -> dict[str, Any]:
         period = burn and history.burn_chart(burn, self._deps.clock.now_ms())
@@ -211,6 +234,7 @@ def router(deps: Deps) -> APIRouter:
     routes.add_api_route("/login", pages.login, methods=["POST"], response_model=None)
     routes.add_api_route("/logout", pages.logout, methods=["POST"], response_model=None)
     routes.add_api_route("/ui/static/{name:path}", pages.asset, methods=["GET"], response_model=None)
+    routes.add_api_route("/ui/{rest:path}", pages.guarded(pages.unknown), methods=["GET"], response_model=None)
     routes.add_api_route("/", lambda: _to("/ui"), methods=["GET"], response_model=None)
     return routes
 

@@ -1,7 +1,6 @@
 """The page of models and prices: what is in force, what was and will be, and a form that sets a price."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,22 +13,14 @@ from core.errors import Conflict, InvalidInput
 from core.period import parse_zone
 from dashboard.budget_pages import Handler, Shower
 from dashboard.deps import Deps
-from dashboard.prices import PriceSpec, PriceWriter, version_now
+from dashboard.prices import PriceSpec, PriceStep, PriceWriter, price_steps
+from dashboard.ranges import zone_of
 from routing.model import Model
-from telemetry.prices import Override, Price, UnpricedModel
+from telemetry.prices import Price, UnpricedModel
 
 _RATES = ("input", "cachedInput", "cacheWrite", "output", "reasoning")
 _FIELDS = ("model", *_RATES, "usdPerRequest", "effectiveFrom", "reason")
 _NEW = dict.fromkeys(_FIELDS, "")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A price in a model's history. word: in force, over, to come, or withdrawn. override: None: from a file."""
-
-    price: Price
-    override: Override | None
-    word: str
 
 
 class PricePages:
@@ -67,8 +58,8 @@ class PricePages:
     ) -> Response:
         models = self._deps.routes.models
         now = [(model, self._now(model)) for model in models]
-        history = [(model, steps) for model in models if _changed(steps := self._history(model))]
-        zone = parse_zone("zone", request.query_params.get("zone", "UTC"))
+        history = [(model, steps) for model in models if _changed(steps := price_steps(self._deps, model.name))]
+        zone = zone_of(request.query_params, request.cookies)
         return self._pages.show(
             request, "models.html", status, now=now, history=history, given=given, error=error, zone=zone
         )
@@ -79,24 +70,6 @@ class PricePages:
         except UnpricedModel:
             return None
 
-    def _history(self, model: Model) -> list[Step]:
-        """Newest first."""
-        book, version = self._deps.prices, version_now(self._deps, model.name)
-        steps = [Step(price, None, self._word(price, None, version)) for price in book.history(model.name)]
-        steps += [Step(o.price, o, self._word(o.price, o, version)) for o in book.overrides(model.name)]
-        return sorted(steps, key=lambda step: step.price.effective_from_ms, reverse=True)
-
-    def _word(self, price: Price, override: Override | None, version: str | None) -> str:
-        if price.version == version:
-            return "in force"
-        if override and override.ends_ms is not None and override.ends_ms <= price.effective_from_ms:
-            return "withdrawn"
-        if price.effective_from_ms > self._deps.clock.now_ms():
-            return "to come"
-        if override is None or override.holds(self._deps.clock.now_ms()):
-            return "set aside"
-        return "over"
-
 
 def price_pages(pages: Shower, deps: Deps) -> Iterable[tuple[str, str, Handler]]:
     """Method, path and handler of each page."""
@@ -106,7 +79,7 @@ def price_pages(pages: Shower, deps: Deps) -> Iterable[tuple[str, str, Handler]]
     yield "POST", "/ui/models/prices/{override_id}/end", view.end
 
 
-def _changed(steps: Sequence[Step]) -> bool:
+def _changed(steps: Sequence[PriceStep]) -> bool:
     """Whether there is more to tell than the one price that has always been."""
     return len(steps) > 1 or any(step.override for step in steps)
 

@@ -10,7 +10,7 @@ through, a failing refresh is not an error: the watcher of the snapshot brings t
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -58,6 +58,17 @@ class PriceSpec(_Wire):
     effective_from: str | None = None
     ends_at: str | None = None
     reason: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+@dataclass(frozen=True, slots=True)
+class PriceStep:
+    """A price in a model's history. word: in force, over, to come, withdrawn or set aside. override: None: it is from
+    a file.
+    """
+
+    price: Price
+    override: Override | None
+    word: str
 
 
 class PriceWriter:
@@ -170,6 +181,26 @@ def version_now(deps: Deps, model: str) -> str | None:
         return deps.prices.price_at(model, deps.clock.now_ms()).version
     except UnpricedModel:
         return None
+
+
+def price_steps(deps: Deps, model: str) -> list[PriceStep]:
+    """Every price that a model has, had or will have, newest first."""
+    now_ms, version = deps.clock.now_ms(), version_now(deps, model)
+    steps = [PriceStep(price, None, _word(price, None, version, now_ms)) for price in deps.prices.history(model)]
+    steps += [PriceStep(o.price, o, _word(o.price, o, version, now_ms)) for o in deps.prices.overrides(model)]
+    return sorted(steps, key=lambda step: step.price.effective_from_ms, reverse=True)
+
+
+def _word(price: Price, override: Override | None, version: str | None, now_ms: int) -> str:
+    if price.version == version:
+        return "in force"
+    if override and override.ends_ms is not None and override.ends_ms <= price.effective_from_ms:
+        return "withdrawn"
+    if price.effective_from_ms > now_ms:
+        return "to come"
+    if override is None or override.holds(now_ms):
+        return "set aside"
+    return "over"
 
 
 def override_of(deps: Deps, spec: PriceSpec) -> Override:

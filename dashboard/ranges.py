@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -12,6 +13,9 @@ from core.values import value
 from ledger.ports import Bucket, Filter, Interval
 
 _HOUR_MS = 3_600_000
+#: Keeps the time zone of the browser.
+ZONE_COOKIE = "spendgate_zone"
+_NO_COOKIES: Mapping[str, str] = MappingProxyType({})
 #: By its name in the URL: how long, in what steps, and what a person reads.
 RANGES: dict[str, tuple[int, Bucket, str]] = {
     "24h": (24 * _HOUR_MS, "hour", "24 hours"),
@@ -101,13 +105,27 @@ class Range:
         return found
 
 
-def range_of(query: Mapping[str, str], now_ms: int) -> Range:
-    """What a URL asks for; the last day in UTC, if it says nothing.
+def zone_of(query: Mapping[str, str], cookies: Mapping[str, str]) -> str:
+    """Whose clocks a page shows: those that the URL names, or the viewer's own, as the browser said at the login.
+
+    Raises:
+        InvalidInput: the URL names no time zone.
+    """
+    if query.get("zone"):
+        return parse_zone("zone", query["zone"])
+    try:
+        return parse_zone("zone", cookies.get(ZONE_COOKIE) or "UTC")
+    except InvalidInput:  # not ours: no page is to fail for it
+        return "UTC"
+
+
+def range_of(query: Mapping[str, str], now_ms: int, cookies: Mapping[str, str] = _NO_COOKIES) -> Range:
+    """What a URL asks for; the last day in the viewer's time zone, if it says nothing.
 
     Raises:
         InvalidInput: there is no such range, zone, group or filter.
     """
-    name, zone, by = query.get("range") or "24h", query.get("zone") or "UTC", query.get("by", "")
+    name, by = query.get("range") or "24h", query.get("by", "")
     if name not in RANGES:
         raise InvalidInput("range", f"must be one of {', '.join(RANGES)}")
     if by and by not in GROUPS:
@@ -122,4 +140,4 @@ def range_of(query: Mapping[str, str], now_ms: int) -> Range:
     length_ms, bucket, label = RANGES[name]
     interval = Interval(now_ms - length_ms, now_ms + 1)
     filters = tuple((f, text) for f, text in given.items() if text)
-    return Range(name, interval, bucket, label, parse_zone("zone", zone), by, filters)
+    return Range(name, interval, bucket, label, zone_of(query, cookies), by, filters)

@@ -15,6 +15,7 @@ from budget.model import BudgetState
 from core.errors import NotFound
 from core.scope import Scope
 from dashboard.deps import Deps
+from dashboard.formats import money, share
 from dashboard.history import Burn, History, burns_of, history_of
 from dashboard.ranges import Range
 from dashboard.spend import AccountSpend, current_spend, scope_spend
@@ -38,6 +39,12 @@ class Overview:
     history: History
     burns: dict[str, Burn]
     burn: Burn | None
+
+    def grows(self, shown: int) -> int:
+        """From what percent of its limit an account belongs among those that are shown: it may have come since."""
+        if len(self.rows) <= shown:
+            return 0
+        return min(share(row.spent_nano, row.terms.limit_nano) for row in self.rows[:shown]) + 1
 
 
 @dataclass(slots=True)
@@ -207,6 +214,31 @@ def _refusal(call: CallRow) -> Step:
 def _stood(numbers: Sequence[int]) -> StoodThen:
     spent_nano, held_nano, state, limit_nano, hard_nano = numbers
     return StoodThen(spent_nano, held_nano, BudgetState(state), limit_nano, hard_nano)
+
+
+def fullest_of(rows: Sequence[AccountSpend]) -> dict[str, tuple[AccountSpend, int]]:
+    """Of each budget by id, the most loaded account that is in force, and how many there are."""
+    found: dict[str, tuple[AccountSpend, int]] = {}
+    for row in rows:
+        if row.in_force:
+            most, count = found.get(row.terms.budget.id, (row, 0))
+            found[row.terms.budget.id] = max(most, row, key=_load), count + 1
+    return found
+
+
+def told_refusal(call: CallRow) -> str:
+    """Why a call was refused, with the numbers of the account that decided, if it is known."""
+    reason = (call.refusal or "").replace("_", " ")
+    if not call.account_id:
+        return reason
+    budget = call.account_id.partition(":")[0]
+    for account_id, *numbers in orjson.loads(call.balances or "[]"):
+        if account_id == call.account_id:
+            then = _stood(numbers)
+            held = f" and {money(then.held_nano)} in flight" if then.held_nano else ""
+            spent = f"{money(then.spent_nano)} of {money(then.hard_nano)} spent{held}"
+            return f"{budget}: {spent}, {money(call.saved_nano)} needed"
+    return f"{reason}: {budget}"
 
 
 def _load(row: AccountSpend) -> tuple[int, float]:

@@ -15,11 +15,11 @@ from budget.dry_run import DryRun
 from budget.model import Budget
 from core.errors import InvalidInput, SpendgateError
 from core.money import NANO_PER_USD
-from core.period import period_at
 from core.scope import parse_scope_text
+from dashboard.budget_form import rules_of, rules_text
 from dashboard.budget_pages import Handler, Shower
 from dashboard.deps import Deps
-from dashboard.formats import for_script
+from dashboard.formats import for_script, local
 from dashboard.replay import ASSUMPTIONS
 from dashboard.simulate import CallSpec, ReplaySpec, assumptions, before, dry_run, replay_ask, replayed
 from dashboard.what_if import Replay, ReplayAsk
@@ -118,9 +118,8 @@ def what_if_pages(pages: Shower, deps: Deps) -> Iterable[tuple[str, str, Handler
 def _of_budget(budget: Budget) -> dict[str, str]:
     """The replay form for a budget as it is."""
     spec = spec_of(budget)
-    rules = spec["downgrade"]
-    told = "none" if rules == [] else ", ".join(f"{rule['from']}={rule['to']}" for rule in rules or ())
-    return {name: str(spec[name]) for name in _TERMS} | {"budgetId": budget.id, "scope": "", "downgrade": told}
+    told = {"budgetId": budget.id, "scope": "", "downgrade": rules_text(spec["downgrade"])}
+    return {name: str(spec[name]) for name in _TERMS} | told
 
 
 def _call(given: dict[str, str]) -> dict[str, Any]:
@@ -135,8 +134,8 @@ def _replay(given: dict[str, str]) -> dict[str, Any]:
     """A `ReplaySpec` of the form."""
     terms: dict[str, Any] = {name: given[name] for name in _TERMS if given[name]}
     if given["downgrade"]:
-        terms["downgrade"] = [] if given["downgrade"] == "none" else _rules("downgrade", given["downgrade"])
-    spec: dict[str, Any] = {"models": _rules("models", given["models"])} | ({"days": given["days"] or 7})
+        terms["downgrade"] = rules_of("downgrade", given["downgrade"])
+    spec: dict[str, Any] = {"models": rules_of("models", given["models"]) or []} | ({"days": given["days"] or 7})
     if bool(given["budgetId"]) == bool(given["scope"]):
         raise InvalidInput("budgetId", "or the scope of a new one is required, and not both")
     if given["budgetId"]:
@@ -145,18 +144,10 @@ def _replay(given: dict[str, str]) -> dict[str, Any]:
     return spec | {"budget": terms | {"scopeType": kind, "scopeKey": key}}
 
 
-def _rules(field: str, text: str) -> list[dict[str, str]]:
-    """``dbrx=mixtral, *=llama`` as rules."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    if any(not separator for _, separator, _ in pairs):
-        raise InvalidInput(field, "must look like dbrx=mixtral, with a comma between two")
-    return [{"from": name.strip(), "to": to.strip()} for name, _, to in pairs]
-
-
 def _chart(ask: ReplayAsk, found: Replay) -> str:
     """Spend by day, in dollars for drawing alone, as JSON for a script element."""
     chart = {
-        "labels": [period_at("daily", ask.budget.zone, day.start_ms).id for day in found.days],
+        "labels": [local(day.start_ms, ask.budget.zone, time=False) for day in found.days],
         "series": [
             {"name": "as it was", "usd": [day.actual.spent_nano / NANO_PER_USD for day in found.days]},
             {"name": "as it would have been", "usd": [day.simulated.spent_nano / NANO_PER_USD for day in found.days]},

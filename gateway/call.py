@@ -49,7 +49,7 @@ class Call:
     traceparent: str | None = None
     client: Client | None = None
     model: Model | None = None
-    told: bytes = b""
+    told: str = ""
 
     @property
     def left(self) -> bool:
@@ -64,14 +64,14 @@ class Attempt:
     body: what is sent, with the granted max_tokens and without disabled tools.
     dropped_tools: names of the tools that were taken out.
     why: why the model or the answer's length is not what was asked for; None when it is.
-    asked_price: of the model asked for, where another serves.
+    told: what its records say of model, endpoint and prices.
     """
 
     admission: Admission
     model: Model
     endpoint: Endpoint
     price: Price
-    asked_price: Price | None
+    told: str
     body: dict[str, Any]
     dropped_tools: list[str]
     why: str | None

@@ -217,7 +217,7 @@ class ChatFlow:
         option = progress.shape.options[admission.hold.candidate]
         body, dropped = _outgoing_body(call, admission)
         why = why_not_as_asked(self.planner.asked(call), admission, progress.failed, progress.skipped)
-        return Attempt(admission, option.model, option.endpoint, option.price, option.asked_price, body, dropped, why)
+        return Attempt(admission, option.model, option.endpoint, option.price, option.told, body, dropped, why)
 
     def _left_s(self, call: Call) -> float:
         """What is left of the time for a call with all its attempts."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.heads import RequestHead
-from gateway.http import Headers, Message, header_lines
+from gateway.http import Message
 
 if TYPE_CHECKING:
     from gateway.connection import Connection
@@ -64,6 +64,7 @@ class HotCycle:
         """Serve it; the connection makes a task of this."""
         connection = self._connection
         connection.serving = self
+        connection.turn.crowd += 1
         try:
             assert connection.hot is not None
             await connection.hot.serve(self)
@@ -75,8 +76,9 @@ class HotCycle:
             if self._started:
                 connection.transport.close()
             else:
-                self.answer(500, {"Connection": "close"}, b"")
+                self.answer(500, "", b"", close=True)
         finally:
+            connection.turn.crowd -= 1
             connection.tasks.discard(self.task)
 
     def leave(self) -> None:
@@ -108,21 +110,22 @@ class HotCycle:
         body, self.body = bytes(self.body), bytearray()
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, lines: str, body: bytes, *, close: bool = False) -> None:
         """A whole answer."""
-        head, lines = self._head(status, headers), header_lines(headers)
-        self._put_last(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, lines, len(body), body))
+        if close:
+            self.keep_alive = False
+        head = self._head(status, lines)
+        self._put_last(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
 
-    def begin(self, status: int, headers: Headers) -> None:
+    def begin(self, status: int, lines: str) -> None:
         """The head of an answer in pieces."""
-        head, lines = self._head(status, headers), header_lines(headers)
-        self._put(b"%b%btransfer-encoding: chunked\r\n\r\n" % (head, lines))
+        self._put(self._head(status, lines) + b"transfer-encoding: chunked\r\n\r\n")
 
     def write(self, data: bytes) -> None:
         """A piece of it; what comes in one turn of the loop goes out as one."""
-        if not self._pieces and not self._out:
-            self._connection.turn.at_end(self._flush)
         self._pieces.append(data)
+        if len(self._pieces) == 1 and not self._out:
+            self._connection.turn.at_end(self._flush)
 
     @property
     def full(self) -> bool:
@@ -138,21 +141,20 @@ class HotCycle:
         """The last piece."""
         self._put_last(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
 
-    def _head(self, status: int, headers: Headers) -> bytes:
-        head: bytes = STATUS_LINE[status] + self._connection.default_lines()
-        if "Connection" in headers:
-            self.keep_alive = False
-        elif not self.keep_alive:
-            head += b"connection: close\r\n"
-        return head
+    def _head(self, status: int, lines: str) -> bytes:
+        """What is not Latin-1 is replaced, so that no name can break an answer."""
+        first: bytes = STATUS_LINE[status]
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        return b"%b%b%b%b" % (first, self._connection.default_lines(), close, lines.encode("latin-1", "replace"))
 
     def _put(self, data: bytes) -> None:
         self._started = True
+        put_off = bool(self._pieces or self._out)
         if self._pieces:
             self._frame()
-        elif not self._out:
-            self._connection.turn.at_end(self._flush)
         self._out.append(data)
+        if not put_off:
+            self._connection.turn.at_end(self._flush)
 
     def _frame(self) -> None:
         data, self._pieces = b"".join(self._pieces), []

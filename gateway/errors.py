@@ -10,22 +10,24 @@ from core.errors import InvalidInput, SpendgateError
 from core.money import format_usd
 from core.values import value
 from gateway.call import AccountStanding, Call
-from gateway.headers import budget_headers
-from gateway.http import Headers
+from gateway.headers import budget_lines
+from gateway.http import header_lines
 from gateway.why import deciding, why_refused
 from routing.errors import FailureKind, UpstreamError
 
 
 @value
 class Problem:
-    """An error as every surface needs it. param: the field at fault. facts: numbers of a refusal."""
+    """An error as every surface needs it. param: the field at fault. lines: its headers. facts: numbers of a
+    refusal.
+    """
 
     status: int
     type: str
     code: str
     message: str
     param: str | None = None
-    headers: Headers = field(default_factory=dict)
+    lines: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,12 +59,10 @@ _UPSTREAM_STATUS = {
 
 def problem_of(error: SpendgateError) -> Problem:
     """One of our own errors."""
-    headers = {}
     retry_after_s = getattr(error, "retry_after_s", None)
-    if retry_after_s is not None:
-        headers["Retry-After"] = str(retry_after_s)
+    lines = "" if retry_after_s is None else header_lines({"Retry-After": str(retry_after_s)})
     param = error.field if isinstance(error, InvalidInput) else None
-    return Problem(error.status, _TYPES.get(error.status, "api_error"), error.code, error.message, param, headers)
+    return Problem(error.status, _TYPES.get(error.status, "api_error"), error.code, error.message, param, lines)
 
 
 def problem_of_upstream(error: UpstreamError) -> Problem:
@@ -70,24 +70,24 @@ def problem_of_upstream(error: UpstreamError) -> Problem:
     status = _UPSTREAM_STATUS[error.kind]
     if error.kind is FailureKind.REJECTED and error.status is not None:
         status = error.status
-    headers = {}
+    lines = ""
     if status in (429, 503):
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s or 1)))
+        lines = header_lines({"Retry-After": str(max(1, round(error.retry_after_s or 1)))})
     code = (error.vendor_code or f"upstream_{error.kind.value}").lower()
     kind = "rate_limit_error" if status == 429 else _TYPES.get(status, "upstream_error")
-    return Problem(status, kind, code, f"upstream: {error.message}", headers=headers)
+    return Problem(status, kind, code, f"upstream: {error.message}", lines=lines)
 
 
 def problem_of_refusal(call: Call, refused: Refused) -> Problem:
     """A refusal by a budget: 402, which SDKs do not retry; 429 where waiting helps, which they do."""
     refusal = refused.refusal
-    headers: Headers = {"X-Request-Id": call.request_id}
+    lines = ""
     facts: dict[str, Any] = {"neededUsd": format_usd(refusal.needed_nano)}
     decided = deciding(refusal, refused.plan)
     if decided:
         terms, balance = decided
         standing = AccountStanding(terms, balance.spent_nano, balance.held_nano, balance.state)
-        headers |= budget_headers(standing)
+        lines = budget_lines(standing)
         facts |= {
             "scope": str(terms.scope),
             "budgetId": terms.budget.id,
@@ -100,9 +100,9 @@ def problem_of_refusal(call: Call, refused: Refused) -> Problem:
         }
     message = why_refused(call, refused)
     if refusal.code is RefusalCode.HELD:
-        headers["Retry-After"] = "1"
-        return Problem(429, "budget_held", refusal.code.value, message, None, headers, facts)
+        lines += header_lines({"Retry-After": "1"})
+        return Problem(429, "budget_held", refusal.code.value, message, None, lines, facts)
     if refusal.code is RefusalCode.NO_MODEL:
-        headers["Retry-After"] = "5"
-        return Problem(503, "upstream_unavailable", refusal.code.value, message, None, headers, facts)
-    return Problem(402, "budget_exceeded", refusal.code.value, message, None, headers, facts)
+        lines += header_lines({"Retry-After": "5"})
+        return Problem(503, "upstream_unavailable", refusal.code.value, message, None, lines, facts)
+    return Problem(402, "budget_exceeded", refusal.code.value, message, None, lines, facts)

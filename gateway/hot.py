@@ -15,16 +15,16 @@ from gateway.auth import Authenticator
 from gateway.call import Call, standing_now
 from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of, problem_of_refusal, problem_of_upstream
-from gateway.headers import call_headers
+from gateway.headers import call_lines
 from gateway.heads import RequestHead
 from gateway.http import (
     Answering,
     Client,
     ClientGone,
-    Headers,
     Limits,
     Message,
     RequestTimeout,
+    header_lines,
     read_body,
     read_headers,
     read_json_object,
@@ -45,6 +45,9 @@ _SURFACES: dict[str, Surface] = {
     "/serving-endpoints/chat/completions": DatabricksSurface(),
     "/serving-endpoints/embeddings": DatabricksSurface(),
 }
+_JSON = "Content-Type: application/json\r\n"
+_EVENTS = "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+_REPLAYED = "Idempotency-Replayed: true\r\n"
 _INVOCATIONS = re.compile(r"/serving-endpoints/([^/]{1,256})/invocations")
 
 
@@ -97,7 +100,7 @@ class HotRoutes:
         try:
             call, claimed = await self._read(request_id, exchange)
             if isinstance(claimed, Replay):
-                exchange.answer(claimed.status, claimed.headers | {"Idempotency-Replayed": "true"}, claimed.body)
+                exchange.answer(claimed.status, claimed.lines + _REPLAYED, claimed.body)
                 return
             if claimed:  # it is carried to its end: the client will ask again
                 back = recorder = Recorder(exchange, claimed, self.answers)
@@ -192,11 +195,10 @@ class HotRoutes:
             return
         latency_s = self.clock.monotonic_s() - call.received_s
         overhead_s = latency_s - answered.attempt.upstream_s
-        headers = call_headers(
+        lines = call_lines(
             call, answered.attempt, answered.standing, answered.skipped_circuits, overhead_s, answered.cost_nano
         )
-        headers["Content-Type"] = "application/json"
-        back.answer(200, headers, surface.answer(answered, latency_s))
+        back.answer(200, lines + _JSON, surface.answer(answered, latency_s))
 
     async def _stream(self, surface: Surface, call: Call, back: Answering) -> None:
         opened = await self.flow.open(call)
@@ -205,25 +207,22 @@ class HotRoutes:
             return
         try:
             shape = AgentStream() if surface.name == "agent" else OpenAIStream(call.wants_usage)
-            await pump(self.flow, opened, shape, self._stream_headers(call, opened), back)
+            await pump(self.flow, opened, shape, self._stream_lines(call, opened), back)
         finally:
             self.flow.budgets.let_go(opened.attempt.admission)
 
-    def _stream_headers(self, call: Call, opened: OpenedStream) -> Headers:
+    def _stream_lines(self, call: Call, opened: OpenedStream) -> str:
         attempt = opened.attempt
         overhead_s = self.clock.monotonic_s() - call.received_s - attempt.upstream_s
         standing = standing_now(attempt.admission)
-        headers = call_headers(call, attempt, standing, opened.skipped_circuits, overhead_s, None)
-        return headers | {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+        return call_lines(call, attempt, standing, opened.skipped_circuits, overhead_s, None) + _EVENTS
 
     def _refuse(self, surface: Surface, problem: Problem, request_id: str, back: Answering) -> None:
         log.info("%s: %d %s", request_id, problem.status, problem.code)
-        headers = {"Content-Type": "application/json", "X-Request-Id": request_id} | problem.headers
+        lines = _JSON + header_lines({"X-Request-Id": request_id}) + problem.lines
         if problem.status == Unauthorized.status:
-            headers["WWW-Authenticate"] = "Bearer"
-        if problem.status in _UNREAD:
-            headers["Connection"] = "close"
-        back.answer(problem.status, headers, surface.problem(problem))
+            lines += "WWW-Authenticate: Bearer\r\n"
+        back.answer(problem.status, lines, surface.problem(problem), close=problem.status in _UNREAD)
 
 
 class NotReady(SpendgateError):

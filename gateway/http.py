@@ -62,11 +62,11 @@ class Answering(Protocol):
     a client that is gone.
     """
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer."""
+    def answer(self, status: int, lines: str, body: bytes, *, close: bool = False) -> None:
+        """A whole answer. lines: its headers, each with its end. close: the connection ends with it."""
         ...
 
-    def begin(self, status: int, headers: Headers) -> None:
+    def begin(self, status: int, lines: str) -> None:
         """The head of an answer that comes in pieces."""
         ...
 
@@ -267,8 +267,8 @@ def _deeper_than(value: object, levels: int) -> bool:
     return any(isinstance(item, (dict, list)) for item in level)
 
 
-def header_lines(headers: Headers) -> bytes:
-    """Headers as lines; what is not Latin-1 is replaced, so that a scope's name can't break an answer.
+def header_lines(headers: Headers) -> str:
+    """Headers as lines.
 
     Raises:
         ValueError: a value holds a line break.
@@ -276,4 +276,4 @@ def header_lines(headers: Headers) -> bytes:
     text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if text.count("\n") != len(headers) or text.count("\r") != len(headers):
         raise ValueError("a header holds a line break")
-    return text.encode("latin-1", "replace")
+    return text

@@ -24,7 +24,7 @@ from budget.connect import STORE_ERRORS, StoreClient
 from budget.script import Script
 from core.errors import Conflict, InvalidInput, SpendgateError, StoreUnavailable
 from core.values import value
-from gateway.http import Answering, Headers
+from gateway.http import Answering
 
 log = logging.getLogger("spendgate.gateway")
 
@@ -65,10 +65,10 @@ class Claim:
 
 @value
 class Replay:
-    """The answer that this request had."""
+    """The answer that this request had. lines: its headers."""
 
     status: int
-    headers: Headers
+    lines: str
     body: bytes
 
 
@@ -146,20 +146,20 @@ class Recorder:
     claim: Claim
     memory: AnswerMemory
     status: int = 0
-    headers: Headers = field(default_factory=dict)
+    lines: str = ""
     body: bytearray = field(default_factory=bytearray)
     _last: Callable[[], None] | None = None
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, lines: str, body: bytes, *, close: bool = False) -> None:
         """A whole answer."""
-        self.status, self.headers = status, headers
+        self.status, self.lines = status, lines
         self.body += body
-        self._last = partial(self.to.answer, status, headers, body)
+        self._last = partial(self.to.answer, status, lines, body, close=close)
 
-    def begin(self, status: int, headers: Headers) -> None:
+    def begin(self, status: int, lines: str) -> None:
         """The head of an answer in pieces."""
-        self.status, self.headers = status, headers
-        self.to.begin(status, headers)
+        self.status, self.lines = status, lines
+        self.to.begin(status, lines)
 
     def write(self, data: bytes) -> None:
         """A piece of it."""
@@ -191,7 +191,7 @@ class Recorder:
         elif len(self.body) > _MAX_ANSWER_BYTES:
             await self.memory.finish(self.claim, None)
         else:
-            await self.memory.finish(self.claim, Replay(self.status, self.headers, bytes(self.body)))
+            await self.memory.finish(self.claim, Replay(self.status, self.lines, bytes(self.body)))
         if self._last is not None:
             self._last()
 
@@ -214,9 +214,9 @@ def fingerprint(path: str, raw: bytes, chain: tuple[Any, ...]) -> str:
 
 def _encode(answer: Replay) -> bytes:
     body = base64.b64encode(answer.body).decode()
-    return orjson.dumps({"status": answer.status, "headers": answer.headers, "body": body})
+    return orjson.dumps({"status": answer.status, "lines": answer.lines, "body": body})
 
 
 def _decode(text: bytes) -> Replay:
     data = orjson.loads(text)
-    return Replay(data["status"], data["headers"], base64.b64decode(data["body"]))
+    return Replay(data["status"], data["lines"], base64.b64decode(data["body"]))

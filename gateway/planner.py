@@ -13,6 +13,7 @@ from core.values import value
 from gateway.bounds import Bounds, input_tokens_bound, read_bounds
 from gateway.call import Call
 from gateway.fields import check_fields
+from gateway.record import option_detail
 from routing.chooser import Chooser, Rules, default_rules
 from routing.health import Health
 from routing.model import Endpoint, Model, Routes
@@ -48,16 +49,16 @@ class _Watched:
 class Option:
     """A model that may serve.
 
-    asked_price: of the model asked for, where this is another one.
     floor_tokens: an answer may be made as short as this; None: not shortened.
+    told: what records of its attempts say of it.
     """
 
     model: Model
     endpoint: Endpoint
     price: Price
-    asked_price: Price | None
     watched: str
     floor_tokens: int | None
+    told: str
 
 
 @value
@@ -178,7 +179,8 @@ class Planner:
         other = model is not asked and self._priced(asked, now_ms)
         instead_of = self.prices.price_at(asked.name, now_ms) if other else None
         price, endpoint = self.prices.price_at(model.name, now_ms), self.routes.endpoints[model.endpoint]
-        return Option(model, endpoint, price, instead_of, watched, floor_tokens)
+        told = option_detail(model, endpoint, price, instead_of)
+        return Option(model, endpoint, price, watched, floor_tokens, told)
 
     def _accounts(self, chain: Chain, asked: Model, now_ms: int) -> tuple[list[_Watched], list[Rules]]:
         rule_sets: list[Rules] = []

@@ -18,7 +18,7 @@ from core.clock import Clock
 from gateway.call import Answered
 from gateway.chat import ChatFlow, OpenedStream
 from gateway.errors import Problem, problem_of_upstream
-from gateway.http import Answering, ClientGone, Headers, Interruptible
+from gateway.http import Answering, ClientGone, Interruptible
 from gateway.record import ABORTED
 from gateway.sizes import BEYOND, choices_of, message_bytes
 from gateway.surfaces import agent_summary
@@ -144,12 +144,12 @@ class _EnoughRead(Exception):
     """The client has gone, and no more of its answer is read."""
 
 
-async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, headers: Headers, back: Answering) -> None:
+async def pump(flow: ChatFlow, opened: OpenedStream, shape: StreamShape, lines: str, back: Answering) -> None:
     """Carry an open stream to the client, from the head of the response to its end, and settle it."""
     meter = Meter(opened.call.body.get("n") or 1)
     ending = _Ending()
     try:
-        await _forward_while_wanted(flow, opened, shape, meter, headers, back, ending)
+        await _forward_while_wanted(flow, opened, shape, meter, lines, back, ending)
     finally:
         _end(flow, opened, shape, meter, back, ending)
         await opened.upstream.close()
@@ -169,14 +169,14 @@ async def _forward_while_wanted(
     opened: OpenedStream,
     shape: StreamShape,
     meter: Meter,
-    headers: Headers,
+    lines: str,
     back: Answering,
     ending: _Ending,
 ) -> None:
     patience_s = flow.drain.time_s if opened.attempt.endpoint.on_abort is OnAbort.DRAIN else 0.0
     try:
         with Interruptible(opened.call.client, patience_s):
-            await _forward(flow, opened, shape, meter, headers, back)
+            await _forward(flow, opened, shape, meter, lines, back)
         ending.complete = True
         if not opened.call.left:
             ending.outcome = "answered"
@@ -214,11 +214,11 @@ def _bounds(flow: ChatFlow, opened: OpenedStream) -> _Bounds:
 
 
 async def _forward(
-    flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, headers: Headers, back: Answering
+    flow: ChatFlow, opened: OpenedStream, shape: StreamShape, meter: Meter, lines: str, back: Answering
 ) -> None:
     try:
         async with asyncio.timeout(flow.stream_timeout_s):
-            back.begin(200, headers)
+            back.begin(200, lines)
             await opened.upstream.pour(_Forwarding(flow, opened, shape, meter, back).take, back.drained)
     except TimeoutError:
         error = f"the stream takes longer than {flow.stream_timeout_s:g} s"

@@ -45,7 +45,7 @@ def why_refused(call: Call, refused: Refused) -> str:
     """The refusal as a sentence: whose budget, what is spent and held, what was needed, when it ends."""
     refusal, plan = refused.refusal, refused.plan
     if refusal.code is RefusalCode.NO_BUDGET:
-        chain = ", ".join(str(scope) for scope in call.chain)
+        chain = ", ".join(str(scope) for scope in call.chain) or "which names no scope"
         return f"no budget covers this call ({chain}); create one for one of these scopes, or name a scope that has one"
     if refusal.account is None:
         return "the budgets' states leave no model that could serve this call"

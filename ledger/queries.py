@@ -75,7 +75,8 @@ def burn_down(points: Iterable[AccountPoint], slot_ms: int) -> list[BurnPoint]:
 
 def forecast(points: Sequence[AccountPoint], period: Interval, now_ms: int, limit_nano: int) -> Forecast | None:
     """The spend at a period's end, if it goes on as it went: what is spent plus the mean rate of equal steps so far,
-    with their spread taken for independent (normal). None: nothing has passed yet that it could be drawn from.
+    with their spread taken for independent (normal). None: nothing has passed yet that it could be drawn from. What is
+    above the limit already runs over it for certain.
 
     Steps are days, or hours in periods of less than three days.
     """
@@ -101,7 +102,7 @@ def forecast(points: Sequence[AccountPoint], period: Interval, now_ms: int, limi
         expected_nano=round(expected),
         low_nano=max(spent, round(expected - 1.6449 * deviation)),
         high_nano=round(expected + 1.6449 * deviation),
-        over=_above(limit_nano, expected, deviation),
+        over=1.0 if spent > limit_nano else _above(limit_nano, expected, deviation),
         samples=int(steps),
     )
 

@@ -16,6 +16,7 @@ from dashboard.budget_writer import BudgetWriter
 from dashboard.budgets import shown_budget
 from dashboard.deps import Deps
 from dashboard.models import shown_model
+from dashboard.prices import PriceStep, price_steps
 from dashboard.specs import with_reset, with_top_up
 from spendgate.cli_deps import with_deps
 from spendgate.tables import console
@@ -180,25 +181,28 @@ def delete_budget(budget_id: Id, yes: Annotated[bool, typer.Option("--yes", help
 
 
 def models(as_json: AsJson = False) -> None:
-    """The models that can be called, with every price they have or had, per million tokens."""
+    """The models that can be called, with every price they have, had or will have, per million tokens."""
 
-    async def found(deps: Deps, _: object) -> list[tuple[dict[str, Any], list[Any]]]:
+    async def found(deps: Deps, _: object) -> list[tuple[dict[str, Any], list[PriceStep]]]:
         await deps.refresh()
         now_ms = deps.clock.now_ms()
-        return [(shown_model(deps, m, now_ms), deps.prices.history(m.name)) for m in deps.routes.models]
+        return [(shown_model(deps, m, now_ms), price_steps(deps, m.name)) for m in deps.routes.models]
 
     rows = with_deps(found)
     if as_json:
         typer.echo(orjson.dumps({"models": [shown for shown, _ in rows]}))
         return
-    table = _table(["model", "role", "endpoint", "since", "price from"], ["input, $", "cached, $", "output, $"])
-    for shown, prices in rows:
-        for number, price in enumerate(reversed(prices)):
+    texts = ["model", "role", "endpoint", "from, UTC", "now", "price from"]
+    table = _table(texts, ["input, $", "cached, $", "output, $"])
+    for shown, steps in rows:
+        for number, step in enumerate(steps):
             head = ("", "", "") if number else (shown["name"], shown["role"], shown["endpoint"])
+            price, source = step.price, f"override: {step.override.reason}" if step.override else step.price.source
             rates = (price.input_pico, price.cached_input_pico, price.output_pico)
             since = iso_utc(price.effective_from_ms)[:16].replace("T", " ")
-            table.add_row(*head, since, price.source, *[format_usd(pico * PICO_PER_NANO) for pico in rates])
-        if not prices:
+            money = [format_usd(pico * PICO_PER_NANO) for pico in rates]
+            table.add_row(*head, since, step.word, source, *money)
+        if not steps:
             table.add_row(shown["name"], shown["role"], shown["endpoint"], "no price: it can't be called")
     console().print(table)
 

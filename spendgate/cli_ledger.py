@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import orjson
 import typer
 
 from budget.archive import Archive
@@ -17,6 +18,8 @@ from core.clock import SystemClock, iso_utc
 from core.errors import ConfigError, SpendgateError
 from core.ids import RandomIds
 from core.money import format_usd
+from dashboard import views
+from dashboard.explain import shown_explanation
 from ledger.ports import Filter, Interval, LedgerReader
 from ledger.reconcile import Report
 from spendgate.ledger_access import ledger_of
@@ -54,35 +57,32 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What became of a request, and which accounts it touched."""
-
-    async def ask(reader: LedgerReader, _: Settings) -> Any:
-        return await reader.of_request(request_id)
-
-    calls, events = run_on_ledger(ask)
-    if not calls and not events:
-        typer.echo(f"spendgate: the ledger knows no request {request_id}", err=True)
-        raise typer.Exit(1)
-    found = [json.loads(event.fields) for event in events]
+    explained = run_on_ledger(lambda reader, _: views.explained(reader, request_id))
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(orjson.dumps(shown_explanation(explained)))
         return
-    for call in calls:
+    for call in explained.calls:
         served = f"{call.model_requested} -> {call.model_served or 'nothing'}"
         typer.echo(f"{iso_utc(call.at_ms)}  {call.kind} ({call.outcome})  {served}  ${format_usd(call.cost_nano)}")
         if call.why:
             typer.echo(f"    {call.why}")
         if call.refusal:
             typer.echo(f"    refused: {call.refusal} by {call.account_id}, needed ${format_usd(call.saved_nano)}")
-            for account, *nano in json.loads(call.balances or "[]"):
-                then, held, limit, hard = (format_usd(nano[n]) for n in (0, 1, 3, 4))
-                typer.echo(f"    {account}: spent then ${then}, held ${held}, limit ${limit}, hard cap ${hard}")
-    for fields in found:
-        accounts = fields.get("accounts", "").split("\n")
-        spent = fields.get("spent_after", "").split() or [""] * len(accounts)
-        amount = int(fields.get("delta_nano") or fields.get("amount_nano") or 0)
-        for account, after in zip(accounts, spent, strict=False):
-            then = f", spent then ${format_usd(int(after))}" if after else ""
-            typer.echo(f"    {fields['type']:<8} {account}: ${format_usd(amount)}{then}")
+    for step in explained.steps:
+        for then in step.accounts:
+            typer.echo(f"    {step.kind:<8} {then.account_id}: {_told_then(then)}")
+
+
+def _told_then(then: views.AccountThen) -> str:
+    """An account at an event, in dollars: what it did, what was spent after it, and how the account stood before."""
+    found = [] if then.amount_nano is None else [f"${format_usd(then.amount_nano)}"]
+    if then.spent_nano is not None:
+        found.append(f"spent then ${format_usd(then.spent_nano)}")
+    if then.stood and then.amount_nano is None:
+        amounts = (then.stood.spent_nano, then.stood.held_nano, then.stood.limit_nano, then.stood.hard_nano)
+        spent, held, limit, hard = map(format_usd, amounts)
+        found.append(f"spent then ${spent}, held ${held}, limit ${limit}, hard cap ${hard}")
+    return ", ".join(found)
 
 
 def reconcile(

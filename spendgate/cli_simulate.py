@@ -92,6 +92,8 @@ def simulate_replay(
     as_json: AsJson = False,
 ) -> None:
     """What the past would have been under another budget."""
+    if bool(budget) == bool(scope):
+        raise typer.BadParameter("name this or a --scope for a new one, and not both", param_hint="--budget")
     rules = [] if no_downgrade else [rule_of("--downgrade", text) for text in downgrade or ()] or None
     terms: dict[str, Any] = {
         "limitUsd": limit,

@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
 from core.clock import iso_utc
+from core.errors import SpendgateError
 from core.money import format_usd
+from core.period import parse_zone
 from ledger.ports import Bucket, CallsRow, Interval, LedgerReader, SpendAsk
 from ledger.queries import Change, price_and_volume, top
 from spendgate.cli_ledger import filters_of, last, run_on_ledger
@@ -43,7 +47,7 @@ def spend(
     groups, interval = tuple(by or ["agent"]), last(hours)
 
     async def ask(reader: LedgerReader, _: Settings) -> list[Any]:
-        return await reader.spend(SpendAsk(interval, groups, _bucket(bucket), zone, filters_of(scope)))
+        return await reader.spend(SpendAsk(interval, groups, _bucket(bucket), _zone(zone), filters_of(scope)))
 
     found = run_on_ledger(ask)
     rows = top(found, most or (len(found) if as_json else _TOP))
@@ -54,9 +58,9 @@ def spend(
         ]
         typer.echo(json.dumps(told))
         return
-    table = table_of([*(["from"] if bucket else []), *groups], ["US dollars", "tokens"])
+    table = table_of([*([f"from, {zone}"] if bucket else []), *groups], ["US dollars", "tokens"])
     for row in rows:
-        table.add_row(*_heads(row.group, row.bucket_ms), _usd(row.cost_usd), f"{int(row.quantity):,}")
+        table.add_row(*_heads(row.group, row.bucket_ms, zone, bucket), _usd(row.cost_usd), f"{int(row.quantity):,}")
     console().print(table)
     typer.echo(f"{iso_utc(interval.start_ms)} to {iso_utc(interval.end_ms)}")
 
@@ -76,18 +80,18 @@ def calls(
     groups, interval = tuple(by or ["outcome"]), last(hours)
 
     async def ask(reader: LedgerReader, _: Settings) -> list[CallsRow]:
-        return await reader.calls(SpendAsk(interval, groups, _bucket(bucket), zone, filters_of(scope)))
+        return await reader.calls(SpendAsk(interval, groups, _bucket(bucket), _zone(zone), filters_of(scope)))
 
     rows = sorted(run_on_ledger(ask), key=lambda row: (row.bucket_ms or 0, -row.cost_nano, -row.calls, str(row.group)))
     if as_json:
         typer.echo(json.dumps([_named(groups, row.group, row.bucket_ms) | _counts(row) for row in rows]))
         return
     numbers = ["calls", "downgraded", "saved $", "refused", "not spent $", "failed", "cost $"]
-    table = table_of([*(["from"] if bucket else []), *groups], numbers)
+    table = table_of([*([f"from, {zone}"] if bucket else []), *groups], numbers)
     for row in rows:
         saved, avoided, cost = map(format_usd, (row.saved_nano, row.avoided_nano, row.cost_nano))
         counts = (f"{row.calls:,}", f"{row.downgraded:,}", saved, f"{row.refused:,}", avoided, f"{row.failed:,}", cost)
-        table.add_row(*_heads(row.group, row.bucket_ms), *counts)
+        table.add_row(*_heads(row.group, row.bucket_ms, zone, bucket), *counts)
     console().print(table)
     typer.echo(
         f"{iso_utc(interval.start_ms)} to {iso_utc(interval.end_ms)}; not spent: the least that refused calls needed"
@@ -118,7 +122,7 @@ def compare(
     table = table_of([*groups], ["before $", "after $", "change $", "by price", "by volume", "new or gone"])
     for c in changes:
         amounts = (c.before_usd, c.after_usd, c.delta_usd, c.price_usd, c.volume_usd, c.new_usd)
-        table.add_row(*_heads(c.group, None), *map(_usd, amounts))
+        table.add_row(*_heads(c.group), *map(_usd, amounts))
     console().print(table)
     typer.echo(f"before: from {iso_utc(before.start_ms)}; after: {iso_utc(now.start_ms)} to {iso_utc(now.end_ms)}")
 
@@ -127,8 +131,15 @@ def _named(groups: Sequence[str], group: Sequence[str | None], bucket_ms: int | 
     return {**dict(zip(groups, group, strict=True)), "from": None if bucket_ms is None else iso_utc(bucket_ms)}
 
 
-def _heads(group: Sequence[str | None], bucket_ms: int | None) -> list[str]:
-    return [*([] if bucket_ms is None else [iso_utc(bucket_ms)]), *("–" if key is None else key for key in group)]
+def _heads(
+    group: Sequence[str | None], at_ms: int | None = None, zone: str = "UTC", bucket: str | None = None
+) -> list[str]:
+    """When a bucket began, on the clocks of its zone, ``2026-11-23`` or ``2026-11-23 14:00``, and the keys."""
+    began = []
+    if at_ms is not None:
+        at = datetime.fromtimestamp(at_ms / 1000, ZoneInfo(zone))
+        began = [at.strftime("%Y-%m-%d %H:%M" if bucket == "hour" else "%Y-%m-%d")]
+    return began + ["–" if key is None else key for key in group]
 
 
 def _counts(row: CallsRow) -> dict[str, Any]:
@@ -151,3 +162,10 @@ def _bucket(name: str | None) -> Bucket | None:
     if name is None or name in ("hour", "day", "week", "month"):
         return name  # type: ignore[return-value]
     raise typer.BadParameter("must be hour, day, week or month", param_hint="--bucket")
+
+
+def _zone(name: str) -> str:
+    try:
+        return parse_zone("--zone", name)
+    except SpendgateError as error:
+        raise typer.BadParameter(error.message, param_hint="--zone") from None

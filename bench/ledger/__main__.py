@@ -61,7 +61,7 @@ def questions(store: LedgerStore) -> dict[str, Callable[[], Any]]:
     month, day = Interval(end_ms - 30 * _DAY_MS, end_ms), Interval(end_ms - _DAY_MS, end_ms)
     one = (Filter("agent", ("agent7",)),)
     (call,) = store.call_list(CallsAsk(month, one, 1))
-    account = "agents:2026-11:agent7"
+    account = f"agents:{datetime.fromtimestamp(end_ms / 1000, UTC):%Y-%m}:agent7"
     return {
         "spend of 30 days by agent and day of Berlin": lambda: store.spend(
             SpendAsk(month, ("agent",), "day", "Europe/Berlin")

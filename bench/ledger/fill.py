@@ -31,11 +31,13 @@ def first_batch(store: Any, stream: Stream) -> int:
     return sum(len(group.items) for group in batch.charges)
 
 
-def fill(path: Path, records: int, tell: Callable[[int], None]) -> DuckDbLedger:
-    """A ledger with so many cost records, and the calls, sums and changes of state that go with them. Months of billing
-    stay those of the first batch, and so do raw events, which are kept for a shorter time.
+def fill(path: Path, records: int, tell: Callable[[int], None], start_ms: int = START_MS) -> DuckDbLedger:
+    """A ledger with so many cost records, and the calls, sums and changes of state that go with them. Months of
+    billing stay those of the first batch, and so do raw events, which are kept for a shorter time.
+
+    start_ms: when the first call was made; the last is `DAYS` later.
     """
-    stream = Stream()
+    stream = Stream(now_ms=start_ms)
     store = DuckDbLedger(path, new_id="ldg_bench", memory_mib=4096)
     here = first_batch(store, stream)
     store.close()
@@ -62,11 +64,11 @@ def fill(path: Path, records: int, tell: Callable[[int], None]) -> DuckDbLedger:
         db.execute(sql("add_spend_slots").format(source="charge_rows", spans=list(SPANS_MS)))
         db.execute(sql("add_call_slots").format(source="calls", spans=list(SPANS_MS)))
         db.execute(
-            f"INSERT INTO account_slots SELECT at_ms // 900000 * 900000, '{ACCOUNT}' || agent, sum(posted_nano) "
-            "FROM calls GROUP BY ALL"
+            "INSERT INTO account_slots SELECT at_ms // 900000 * 900000, "
+            "'agents:' || strftime(epoch_ms(at_ms), '%Y-%m') || ':' || agent, sum(posted_nano) FROM calls GROUP BY ALL"
         )
         db.execute(
-            f"INSERT INTO states SELECT 1, n, {START_MS} + n * {DAY_MS // CHANGES_OF_A_DAY}, "
+            f"INSERT INTO states SELECT 1, n, {start_ms} + n * {DAY_MS // CHANGES_OF_A_DAY}, "
             f"'{ACCOUNT}agent' || n % {AGENTS}, n // {AGENTS} % 4, (n // {AGENTS} + 1) % 4, n, 1000000000, 'hld_0', "
             f"'spend' FROM range({CHANGES}) AS t(n)"
         )

@@ -54,7 +54,8 @@ def _sum(store: ClickHouseLedger) -> None:
             server.run(sql(f"add_{table}").format(batch=batch, spans=list(SPANS_MS), **of_day))
         server.run(
             "INSERT INTO account_slots "
-            f"SELECT {batch}, false, intDiv(at_ms, 900000) * 900000, concat('{ACCOUNT}', agent), sum(posted_nano) "
+            f"SELECT {batch}, false, intDiv(at_ms, 900000) * 900000, concat('agents:', "
+            "formatDateTime(fromUnixTimestamp64Milli(at_ms, 'UTC'), '%Y-%m'), ':', agent), sum(posted_nano) "
             f"FROM calls WHERE at_ms BETWEEN {of_day['from_ms']} AND {of_day['to_ms']} GROUP BY ALL"
         )
     step_ms = DAY_MS // CHANGES_OF_A_DAY

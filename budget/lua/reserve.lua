@@ -5,16 +5,17 @@
 -- numbers here are doubles, exact below 2^53, which no limit reaches.
 --
 -- KEYS  1 epoch  2 events  3 version  4 leases  5 refusals  6 hold  7 index  8.. accounts
--- ARGV  1 epoch  2 sequence  3 now_ms  4 version  5 hold_id  6 lease_ms  7 owner  8 max_skew_ms  9 detail
---       10 account ids, by newline
---       11 how long an account is kept after its period, ms
---       12 number of accounts, then per account "limit soft stop_at hard period_end_ms" (the last may be -)
+-- ARGV  1 epoch  2 sequence  3 now_ms  4 version  5 hold_id  6 lease_ms  7 owner  8 detail
+--       then per account "limit soft stop_at hard period_end_ms" (the last may be -)
 --       then per candidate "base out_pico tokens min_tokens watched" (the last "" where there are no accounts)
--- Reply {'held', sequence, candidate, tokens, amount, spent, held, state, ...}
+-- Reply "held sequence candidate tokens amount spent held state ..." (the last three per account)
 --       {'refused', sequence, code, account, needed, spent, held, state, ...}
 --       {'stale', version} | {'skew', store_ms} | {'resolved', status} | those of epoch.lua
 -- include epoch.lua
+-- include hold.lua
 
+-- As in budget/ports.py: how far off a worker's clock may be, and how long an account is kept after its period.
+local MAX_CLOCK_SKEW_MS, ACCOUNT_KEPT_AFTER_END_MS = 5000, 3456000000
 local ACTIVE, DEGRADED, STOPPED = 0, 2, 3
 
 local store_ms = clock_ms()
@@ -22,19 +23,19 @@ local lost = doubt()
 if lost then return lost end
 if store_ms < opens_ms then return {'lost', 'it was rebuilt and opens in ' .. text(opens_ms - store_ms) .. ' ms'} end
 
-local status = redis.call('HMGET', KEYS[6], 'status', 'candidate', 'tokens', 'amount', 'owner')
-if status[1] and (status[1] ~= 'held' or status[5] ~= ARGV[7]) then return {'resolved', status[1]} end
-if not status[1] then
-  if math.abs(store_ms - tonumber(ARGV[3])) > tonumber(ARGV[8]) then return {'skew', text(store_ms)} end
+local again = read_hold(KEYS[6])
+if again and (again.status ~= 'held' or again.owner ~= ARGV[7]) then return {'resolved', again.status} end
+if not again then
+  if math.abs(store_ms - tonumber(ARGV[3])) > MAX_CLOCK_SKEW_MS then return {'skew', text(store_ms)} end
   local version = redis.call('GET', KEYS[3]) or '0'
   if version ~= ARGV[4] then return {'stale', version} end
 end
 
-local count = tonumber(ARGV[12])
+local count = #KEYS - 7
 local account = {}
 for i = 1, count do
   local row = redis.call('HMGET', KEYS[7 + i], 'spent', 'held', 'state', 'terms')
-  local limits, hard, period_end = string.match(ARGV[12 + i], '^(%S+ %S+ %S+) (%S+) (%S+)$')
+  local limits, hard, period_end = string.match(ARGV[8 + i], '^(%S+ %S+ %S+) (%S+) (%S+)$')
   local limit, soft, stop_at = string.match(limits, '(%S+) (%S+) (%S+)')
   local a = {
     known = row[1], spent = tonumber(row[1] or '0'), held = tonumber(row[2] or '0'),
@@ -42,7 +43,7 @@ for i = 1, count do
     limit = tonumber(limit), hard = tonumber(hard), period_end = '', keep_until = '', terms = limits,
   }
   if period_end ~= '-' then
-    a.period_end, a.keep_until = period_end, text(tonumber(period_end) + tonumber(ARGV[11]))
+    a.period_end, a.keep_until = period_end, text(tonumber(period_end) + ACCOUNT_KEPT_AFTER_END_MS)
   end
   if a.spent >= tonumber(stop_at) then a.state = STOPPED
   elseif a.spent > a.limit then a.state = DEGRADED
@@ -51,24 +52,24 @@ for i = 1, count do
   account[i] = a
 end
 
-local reply = function(head)
-  local n = #head
+local reply = function(candidate, tokens, amount)
+  local said = format('held %d %s %s %s', sequence, candidate, tokens, amount)
   for i = 1, count do
     local a = account[i]
-    head[n + 1], head[n + 2], head[n + 3], n = a.spent, a.held, a.state, n + 3
+    said = said .. format(' %d %d %d', a.spent, a.held, a.state)
   end
-  return head
+  return said
 end
 
-if status[1] then  -- asked again: its worker has only now heard of it, so its lease begins now
+if again then  -- its worker has only now heard of it, so its lease begins now
   redis.call('ZADD', KEYS[4], text(store_ms + tonumber(ARGV[6])), ARGV[5])
-  return reply({'held', sequence, status[2], status[3], status[4]})
+  return reply(again.candidate, again.tokens, again.amount)
 end
 
 local choice, refusal = nil, nil
-for c = 1, #ARGV - 12 - count do
+for c = 1, #ARGV - 8 - count do
   local base, out_pico, tokens, min_tokens, watched =
-    string.match(ARGV[12 + count + c], '^(%S+) (%S+) (%S+) (%S+) (.*)$')
+    string.match(ARGV[8 + count + c], '^(%S+) (%S+) (%S+) (%S+) (.*)$')
   base, out_pico, tokens, min_tokens = tonumber(base), tonumber(out_pico), tonumber(tokens), tonumber(min_tokens)
   local ceiling = function(n) return base + math.ceil(n * out_pico / 1000) end
   local room, permitted, stopped, watching = nil, true, nil, false
@@ -142,16 +143,18 @@ for i = 1, count do
 end
 
 if not choice then
-  local balances = {}  -- of each account, "spent held state limit hard": what was decided from
+  local ids, balances = {}, {}  -- of each account, "spent held state limit hard": what was decided from
+  local refused = {'refused', sequence, refusal[1], refusal[2], refusal[3]}
   for i = 1, count do
     local a = account[i]
-    local numbers = {text(a.spent), text(a.held), text(a.state), text(a.limit), text(a.hard)}
-    balances[i] = table.concat(numbers, ' ')
+    ids[i] = string.sub(KEYS[7 + i], #KEYS[7] + 2)
+    balances[i] = format('%d %d %d %d %d', a.spent, a.held, a.state, a.limit, a.hard)
+    for _, number in ipairs({a.spent, a.held, a.state}) do refused[#refused + 1] = number end
   end
-  redis.call('XADD', KEYS[5], 'MAXLEN', '~', '100000', '*', 'hold', ARGV[5], 'code', refusal[1],
-    'account', refusal[2], 'needed_nano', refusal[3], 'accounts', ARGV[10],
-    'balances', table.concat(balances, '\n'), 'detail', ARGV[9], 'at_ms', text(store_ms))
-  return reply({'refused', sequence, refusal[1], refusal[2], refusal[3]})
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', '100000', '*', 'e', told('hold', ARGV[5], 'code', refusal[1],
+    'account', refusal[2], 'needed_nano', refusal[3], 'accounts', table.concat(ids, '\n'),
+    'balances', table.concat(balances, '\n'), 'detail', ARGV[8], 'at_ms', text(store_ms)))
+  return refused
 end
 
 local held_on, at_ms = {}, text(store_ms)
@@ -164,9 +167,8 @@ for i = 1, count do
   end
 end
 local accounts = table.concat(held_on, '\n')
-redis.call('HSET', KEYS[6], 'status', 'held', 'amount', amount, 'candidate', index, 'tokens', tokens,
-  'accounts', accounts, 'owner', ARGV[7], 'detail', ARGV[9], 'held_ms', at_ms)
+write_hold(KEYS[6], {'held', amount, '0', index, tokens, ARGV[7], '', at_ms, accounts, ARGV[8]})
 redis.call('ZADD', KEYS[4], text(store_ms + tonumber(ARGV[6])), ARGV[5])
 append('type', 'hold', 'hold', ARGV[5], 'amount_nano', amount, 'candidate', index, 'tokens', tokens,
-  'accounts', accounts, 'owner', ARGV[7], 'detail', ARGV[9], 'at_ms', at_ms)
-return reply({'held', sequence, index, tokens, amount})
+  'accounts', accounts, 'owner', ARGV[7], 'detail', ARGV[8], 'at_ms', at_ms)
+return reply(index, tokens, amount)

@@ -10,30 +10,34 @@
 --   post     post         -                  -         -         -
 --
 -- KEYS  1 epoch  2 events  3 leases  4 hold  5 next hold (or the hold again)  6 index  7.. accounts
--- ARGV  1 epoch  2 sequence  3 hold_id  4 mode  5 cost  6 basis  7 detail  8 keep_ms  9 account ids, by newline
---       10 next hold's id ("" none)  11 its amount  12 its detail  13 lease_ms  14 owner
---       15 when it happened, epoch ms, where an old event is replayed ("": now)
---       16 the only owner whose hold it may touch ("" anybody's)
---       17.. per account, or none at all: terms ("limit soft stop_at")  period_end_ms ("" none)  keep_until_ms
--- Reply {status before, sequence, applied, delta, overage, spent, held, ...} | {'refused', field, rule}
---       | those of epoch.lua
+-- ARGV  1 epoch  2 sequence  3 hold_id  4 mode  5 cost  6 basis  7 detail  8 keep_ms; all the following or none of it:
+--       9 next hold's id ("" none)  10 its amount  11 its detail  12 lease_ms  13 owner
+--       14 when it happened, epoch ms, where an old event is replayed ("": now)
+--       15 the only owner whose hold it may touch ("" anybody's)
+--       16.. per account, or none at all: terms ("limit soft stop_at")  period_end_ms ("" none)  keep_until_ms
+-- Reply "status before, sequence, applied, delta, overage, spent, held, ..." (the last two per account)
+--       | {'refused', field, rule} | those of epoch.lua
 -- include epoch.lua
+-- include hold.lua
 
 local lost = doubt()
 if lost then return lost end
 local store_ms = clock_ms()
-local replayed = ARGV[15] ~= ''
-local at_ms = replayed and ARGV[15] or text(store_ms)
+local replayed = (ARGV[14] or '') ~= ''
+local at_ms = replayed and ARGV[14] or text(store_ms)
 
-local row = redis.call('HMGET', KEYS[4], 'status', 'amount', 'cost', 'detail', 'trued', 'candidate', 'tokens', 'accounts', 'owner')
-local status, mode = row[1] or 'none', ARGV[4]
-local amount, posted = row[2] or '0', row[3] or '0'
+local hold = read_hold(KEYS[4])
+local status, mode = hold and hold.status or 'none', ARGV[4]
+local amount, posted = hold and hold.amount or '0', hold and hold.cost or '0'
 local cost, basis, detail = ARGV[5], ARGV[6], ARGV[7]
-local after, trued = nil, row[5]
+local after, trued = nil, hold and hold.trued or ''
 -- A hold is on some of the accounts that its request named; only those are touched, in the hold's order.
-local accounts = row[8] or ARGV[9]
-local at_key, on = {}, {}
-for i = 7, #KEYS do at_key[string.sub(KEYS[i], #KEYS[6] + 2)] = i end
+local at_key, on, named = {}, {}, {}
+for i = 7, #KEYS do
+  named[i - 6] = string.sub(KEYS[i], #KEYS[6] + 2)
+  at_key[named[i - 6]] = i
+end
+local accounts = hold and hold.accounts or table.concat(named, '\n')
 for id in string.gmatch(accounts, '[^\n]+') do
   if not at_key[id] then return {'refused', 'accountIds', 'must name every account of the hold'} end
   on[#on + 1] = id
@@ -49,35 +53,35 @@ elseif mode == 'void' then
 elseif mode == 'expire' then
   local until_ms = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[3]) or '0')
   if status == 'held' and (replayed or until_ms <= store_ms) then
-    after, cost, detail = 'expired', amount, row[4]
+    after, cost, detail = 'expired', amount, hold.detail
   elseif status ~= 'held' then
     redis.call('ZREM', KEYS[3], ARGV[3])
   end
 elseif mode == 'true_up' then
-  if (status == 'settled' or status == 'expired') and not trued then
+  if (status == 'settled' or status == 'expired') and trued == '' then
     after, trued = status, '1'
   end
 end
 
-if status == 'held' and ARGV[16] ~= '' and ARGV[16] ~= row[9] then after = nil end
+if status == 'held' and (ARGV[15] or '') ~= '' and ARGV[15] ~= hold.owner then after = nil end
 
 local now = {}  -- {spent, held} of accounts as they are after this
-local balances = function(head)
-  local n = #head
+local reply = function(applied, delta, overage)
+  local said = format('%s %d %d %d %d', status, sequence, applied, delta, overage)
   for i = 7, #KEYS do
     local b = now[i] or redis.call('HMGET', KEYS[i], 'spent', 'held')
-    head[n + 1], head[n + 2], n = b[1] or 0, b[2] or 0, n + 2
+    said = said .. format(' %d %d', b[1] or 0, b[2] or 0)
   end
-  return head
+  return said
 end
-if not after then return balances({status, sequence, 0, 0, 0}) end
+if not after then return reply(0, 0, 0) end
 
 local delta = tonumber(cost) - tonumber(posted)
 local overage = 0
 if status == 'held' and tonumber(cost) > tonumber(amount) then overage = tonumber(cost) - tonumber(amount) end
 local next_id = ''
-if status == 'held' then next_id = ARGV[10] end
-if next_id ~= '' and tonumber(cost) + tonumber(ARGV[11]) > tonumber(amount) then
+if status == 'held' then next_id = ARGV[9] or '' end
+if next_id ~= '' and tonumber(cost) + tonumber(ARGV[10]) > tonumber(amount) then
   return {'refused', 'nextHold', 'must fit into what the cost leaves of its hold'}
 end
 
@@ -95,12 +99,12 @@ local enter = function(key, id, spent, was, terms)  -- one event per change of s
 end
 
 local released = status == 'held' and tonumber(amount) or 0
-if next_id ~= '' then released = released - tonumber(ARGV[11]) end
+if next_id ~= '' then released = released - tonumber(ARGV[10]) end
 local minus_released, plus_delta = text(-released), text(delta)
 local spent_after = {}
 for n, id in ipairs(on) do
   local i = at_key[id]
-  local key, at = KEYS[i], 17 + 3 * (i - 7)
+  local key, at = KEYS[i], 16 + 3 * (i - 7)
   local row = redis.call('HMGET', key, 'spent', 'held', 'state', 'terms')
   local terms = row[4]
   if ARGV[at] then
@@ -124,10 +128,8 @@ for n, id in ipairs(on) do
   if terms and (delta ~= 0 or ARGV[at]) then enter(key, id, tonumber(spent), row[3] or '0', terms) end
 end
 
-redis.call('HSET', KEYS[4], 'status', after, 'cost', cost, 'basis', basis, 'accounts', accounts)
-if trued then redis.call('HSET', KEYS[4], 'trued', trued) end
-redis.call('HDEL', KEYS[4], 'detail')
-redis.call('PEXPIRE', KEYS[4], ARGV[8])
+write_hold(KEYS[4], {after, amount, cost, hold and hold.candidate or '', hold and hold.tokens or '',
+  hold and hold.owner or '', trued, hold and hold.held_ms or '', accounts, ''}, ARGV[8])
 redis.call('ZREM', KEYS[3], ARGV[3])
 -- A void of an id that was never reserved only bars a reserve that arrives late: no call, so no event.
 if status ~= 'none' or mode ~= 'void' then
@@ -136,10 +138,10 @@ if status ~= 'none' or mode ~= 'void' then
     'spent_after', table.concat(spent_after, ' '), 'at_ms', at_ms, 'detail', detail or '{}')
 end
 if next_id ~= '' then
-  redis.call('HSET', KEYS[5], 'status', 'held', 'amount', ARGV[11], 'candidate', row[6], 'tokens', row[7],
-    'accounts', accounts, 'owner', ARGV[14], 'detail', ARGV[12], 'held_ms', text(store_ms))
-  redis.call('ZADD', KEYS[3], text(store_ms + tonumber(ARGV[13])), next_id)
-  append('type', 'hold', 'hold', next_id, 'amount_nano', ARGV[11], 'candidate', row[6], 'tokens', row[7],
-    'accounts', accounts, 'owner', ARGV[14], 'detail', ARGV[12], 'at_ms', at_ms)
+  write_hold(KEYS[5], {'held', ARGV[10], '0', hold.candidate, hold.tokens, ARGV[13], '', text(store_ms), accounts,
+    ARGV[11]})
+  redis.call('ZADD', KEYS[3], text(store_ms + tonumber(ARGV[12])), next_id)
+  append('type', 'hold', 'hold', next_id, 'amount_nano', ARGV[10], 'candidate', hold.candidate,
+    'tokens', hold.tokens, 'accounts', accounts, 'owner', ARGV[13], 'detail', ARGV[11], 'at_ms', at_ms)
 end
-return balances({status, sequence, 1, delta, overage})
+return reply(1, delta, overage)

@@ -13,6 +13,16 @@ from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.ledger import wait_for_ledger
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+#: The texts of the limits, and where their points are.
+POINTS = """() => {
+  const cells = [...document.querySelectorAll("tr[data-account] > td:nth-child(5)")];
+  return [cells.map((cell) => cell.textContent), cells.map((cell) => {
+    const range = document.createRange();
+    range.setStart(cell.firstChild, 0);
+    range.setEnd(cell.firstChild, cell.textContent.indexOf("."));
+    return range.getBoundingClientRect().right;
+  })];
+}"""
 PATHS = [
     *("/ui", "/ui?outcome=answered", "/ui/scope/agent/walker", "/ui/budgets", "/ui/budgets/default", "/ui/models"),
     "/ui/what-if",
@@ -88,6 +98,72 @@ def test_a_budget_is_made_changed_and_topped_up(page: Page, gateway: RunningGate
     assert (budget["limitUsd"], budget["paused"], len(budget["topUps"])) == ("20.00", True, 2)
 
 
+def test_who_begins_to_spend_appears_by_itself_and_what_one_has_set_stays(page: Page, gateway: RunningGateway):
+    page.goto(f"{gateway.url}/ui?range=7d")
+    budgets, spend = (page.get_by_role("region", name=name) for name in ("Budgets now", "Spend by agent"))
+    expect(budgets).to_contain_text("agent:walker")
+    for _ in range(2):
+        spend.get_by_role("button", name="Tokens").press("Enter")
+    page.evaluate("window.loaded = 'once'")
+    gateway.chat(agent="latecomer")
+    expect(budgets).to_contain_text("agent:latecomer", timeout=20_000)
+    expect(spend).to_contain_text("latecomer", timeout=20_000)
+    assert spend.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    assert page.evaluate("document.activeElement.textContent") == "Tokens"
+    assert page.evaluate("window.loaded") == "once", "nothing was loaded anew but what has changed"
+    assert page.locator("[data-chart=spend] svg").count() == 1
+    assert page.locator("button.download").count() == page.locator("table").count()
+
+
+def test_amounts_stand_with_their_points_below_each_other(page: Page, gateway: RunningGateway):
+    gateway.put_budget(scopeType="agent", scopeKey="small", limitUsd="0.003")
+    gateway.chat(agent="small", maxTokens=20)
+    page.goto(f"{gateway.url}/ui")
+    rows = page.locator("tr[data-account]")
+    expect(rows.filter(has_text="agent:small")).to_be_visible()
+    texts, points = page.evaluate(POINTS)
+    assert {"$0.003000", "$5.00"} <= set(texts)
+    assert max(points) - min(points) < 1, list(zip(texts, points, strict=True))
+
+
+def test_times_are_those_of_the_viewers_clock(gateway: RunningGateway, browser: Browser):
+    context = browser.new_context(timezone_id="Europe/Berlin")
+    page = context.new_page()
+    page.goto(gateway.url)
+    page.get_by_label("Admin key").fill(gateway.admin_key)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_text("times in Europe/Berlin")).to_be_visible()
+    context.close()
+
+
+def test_a_lost_connection_is_told_and_an_error_stays_on_screen(gateway: RunningGateway, browser: Browser):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(gateway.url)
+    page.get_by_label("Admin key").fill(gateway.admin_key)
+    page.get_by_role("button", name="Log in").click()
+    note = page.get_by_text("The connection is lost")
+    expect(page.get_by_role("region", name="Budgets now")).to_be_visible()
+    expect(note).to_be_hidden()
+    page.route("**/ui/events", lambda route: route.abort())
+    page.reload()
+    expect(note).to_be_visible()
+    page.unroute("**/ui/events")
+    expect(note).to_be_hidden(timeout=20_000)
+    page.route("**/ui?*", lambda route: route.fulfill(status=503))
+    page.evaluate("htmx.trigger('#fresh', 'renew')")
+    expect(note).to_be_visible()
+    page.unroute("**/ui?*")
+    page.evaluate("htmx.trigger('#fresh', 'renew')")
+    expect(note).to_be_hidden()
+    page.goto(f"{gateway.url}/ui?range=never")
+    page.evaluate("window.loaded = 'once'")
+    gateway.chat(agent="walker")
+    page.wait_for_timeout(2_500)  # nothing is to happen
+    assert page.evaluate("window.loaded") == "once"
+    context.close()
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_serious_stands_in_the_way_of_anybody(page: Page, gateway: RunningGateway, path: str, scheme: str):
@@ -118,7 +194,14 @@ def test_a_call_is_tried_and_the_past_replayed(page: Page, gateway: RunningGatew
     page.goto(f"{gateway.url}/ui/budgets/default")
     page.get_by_role("link", name="What if it had been another?").click()
     page.get_by_label("Limit, US dollars").fill("0.000001")
+    page.evaluate(
+        "document.querySelector('[data-slow]').addEventListener('submit', (e) => e.preventDefault(), {once: 1})"
+    )
     page.get_by_role("button", name="Replay").click()
+    button = page.get_by_role("button", name="Replaying…")
+    expect(button).to_be_disabled()
+    button.evaluate("(one) => { one.disabled = false; }")
+    button.click()
     expect(page.get_by_text("It would have been", exact=True)).to_be_visible()
     expect(page.locator("[data-chart=compare] svg")).to_be_visible()
     page.evaluate(AXE)

@@ -70,7 +70,7 @@ def make_budget(page: Page, picture: Picture) -> None:
     page.get_by_label("Scope key").fill("research-bot")
     page.get_by_label("Limit, US dollars").fill("0.50")
     page.get_by_label("Stopped at").fill("1.05")
-    expect(page.get_by_text("agent:research-bot is Warned above $0.4000")).to_be_visible()
+    expect(page.get_by_text("agent:research-bot is Warned above $0.40")).to_be_visible()
     picture(page, "budgets")
     page.get_by_role("button", name="Create budget").click()
     expect(page.get_by_role("heading", name="agent-research-bot-daily")).to_be_visible()

@@ -9,7 +9,7 @@ from budget.connect import connect
 from budget.memory_store import MemoryBudgetStore
 from budget.redis_store import RedisBudgetStore
 from tests.budget.builders import Store, wall_ms
-from tests.support.stores import running_cluster, running_redis, running_valkey
+from tests.support.stores import PATIENT, running_cluster, running_redis, running_valkey
 
 SERVERS = ("valkey", "redis", "cluster")
 
@@ -33,7 +33,8 @@ def cluster_url() -> Iterator[str]:
 
 
 async def _open(kind: str, request: pytest.FixtureRequest) -> RedisBudgetStore:
-    store = RedisBudgetStore(connect(request.getfixturevalue(f"{kind}_url")), namespace=uuid.uuid4().hex)
+    url = request.getfixturevalue(f"{kind}_url") + PATIENT
+    store = RedisBudgetStore(connect(url), namespace=uuid.uuid4().hex)
     await store.found("ep_1")
     return store
 

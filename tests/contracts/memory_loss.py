@@ -9,6 +9,7 @@ from budget.archive import Archive
 from budget.model import AccountTerms, Basis, NextHold, Resolution, ResolveMode
 from budget.rebuild import Rebuild
 from budget.redis_store import RedisBudgetStore
+from budget.texts import hold_text
 from core.errors import SpendgateError
 from core.period import Period
 from tests.budget.builders import ask, fixed, metered, terms, wall_ms
@@ -63,8 +64,8 @@ async def books(store: RedisBudgetStore) -> dict[str, Any]:
             row = await client.hgetall(key)
             found[name] = {k.decode(): v.decode() for k, v in row.items()} | {"until": await client.pexpiretime(key)}
         elif name.startswith("hold:"):
-            row = await client.hmget(key, "status", "amount", "cost", "accounts", "trued")
-            found[name] = [v and v.decode() for v in row]
+            hold = hold_text(await client.get(key))
+            found[name] = [hold.status, hold.amount, hold.cost, hold.accounts, hold.trued]
     found["index"] = await client.zrange(store.key("a"), 0, -1, withscores=True)
     found["leases"] = sorted(await client.zrange(store.key("leases"), 0, -1))
     found["documents"] = await client.hgetall(store.key("documents"))

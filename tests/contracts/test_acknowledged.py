@@ -43,7 +43,7 @@ async def store(pair: tuple[RunningServer, RunningServer]) -> AsyncIterator[Redi
 async def test_a_hold_that_a_replica_has(store: RedisBudgetStore, pair: tuple[RunningServer, RunningServer]):
     await held(store, "h1", 30, ACCOUNT)
     with client_of(pair[1]) as replica:
-        assert replica.hget(store.key("hold", "h1"), "status") == "held"
+        assert replica.get(store.key("hold", "h1")).startswith("held")
     assert (await end(store, ResolveMode.SETTLE, "h1", [ACCOUNT], 20)).applied
 
 

@@ -26,6 +26,8 @@ async def test_a_refusal_names_every_account_as_it_stood(api: Api, ledger: DuckD
     ]
     page = await send(api, "GET", f"/ui/request/{request_id}", cookie=await logged_in(api))
     assert "■</span> refused" in page.text and "$0.000900" in page.text and "Warned" in page.text
+    scope = await send(api, "GET", "/ui/scope/agent/bot", cookie=await logged_in(api))
+    assert "agents: $0.000900 of $0.001200 spent, $0.000400 needed" in scope.text
 
 
 async def test_an_admitted_call_has_them_with_its_end(api: Api, ledger: DuckDbLedger):

@@ -122,9 +122,13 @@ async def test_nothing_from_elsewhere_is_loaded_or_run(api: Api):
     assert not re.search(r'(?:src|href)="(?:https?:)?//', answer.text)
     assert "<style" not in answer.text and " style=" not in answer.text and " onclick" not in answer.text
     for asset in re.findall(r'(?:src|href)="(/ui/static/[^"]+)"', answer.text):
-        assert (await send(api, "GET", asset)).status == 200
-    assert (await send(api, "GET", "/ui/static/../app.py")).status == 404
-    assert (await send(api, "GET", "/ui/static/%2e%2e/app.py")).status == 404
+        found = await send(api, "GET", asset)
+        assert found.status == 200 and "immutable" in found.headers["Cache-Control"]
+        older = await send(api, "GET", asset.partition("?")[0] + "?v=older")
+        assert older.headers["Cache-Control"] == "no-cache"
+    cookie = await logged_in(api)
+    assert (await send(api, "GET", "/ui/static/../app.py", cookie=cookie)).status == 404
+    assert (await send(api, "GET", "/ui/static/%2e%2e/app.py", cookie=cookie)).status == 404
 
 
 async def test_without_a_ledger_the_live_numbers_are_there(api: Api):
@@ -154,11 +158,36 @@ async def test_what_is_not_there_and_what_is_not_understood(api: Api):
     assert "must be one of 24h" in wrong.text
     zone = await send(api, "GET", "/ui?zone=Mars/Olympus", cookie=cookie)
     assert zone.status == wrong.status and "zone" in zone.text
+    nowhere = await send(api, "GET", "/ui/nowhere", cookie=cookie)
+    assert nowhere.status == 404 and "<h1>Not found</h1>" in nowhere.text
+    assert (await send(api, "GET", "/ui/nowhere")).headers["Location"] == "/login?after=%2Fui%2Fnowhere"
+
+
+async def test_times_are_those_of_the_viewer(api: Api):
+    entered = await send(api, "POST", "/login", f"key={api.admin_text}&zone=Asia/Kolkata")
+    session, zone = entered.headers.getall("Set-Cookie")
+    assert "HttpOnly" in zone and "SameSite=strict" in zone
+    cookie = session.partition(";")[0].partition("=")[2]
+    for kept, query, told in (
+        (zone.partition(";")[0], "", "17:30:00"),
+        (zone.partition(";")[0], "?zone=Europe/Berlin", "13:00:00"),
+        ("spendgate_zone=Mars", "", "12:00:00"),
+    ):
+        page = await send(api, "GET", f"/ui{query}", cookie=f"{cookie}; {kept}")
+        assert f"known until now, 23 Nov {told}" in page.text
+    assert "From, Asia/Kolkata" in (await send(api, "GET", "/ui/models", cookie=f"{cookie}; {zone}")).text
 
 
 @pytest.mark.parametrize(
     ("typed", "page"),
-    [("req_1", "/ui/request/req_1"), ("team:ml", "/ui/scope/team/ml"), ("a-bot", "/ui/scope/agent/a-bot")],
+    [
+        ("req_1", "/ui/request/req_1"),
+        ("team:ml", "/ui/scope/team/ml"),
+        ("a-bot", "/ui/scope/agent/a-bot"),
+        ("a/b%3Fc%23d", "/ui/scope/agent/a%2Fb%3Fc%23d"),
+        ("user:%C3%A4", "/ui/scope/user/%C3%A4"),
+        ("+", "/ui"),
+    ],
 )
 async def test_find(api: Api, typed: str, page: str):
     answer = await send(api, "GET", f"/ui/find?q={typed}", cookie=await logged_in(api))

@@ -98,8 +98,8 @@ async def test_a_call_is_tried_and_nothing_is_held(page: Page):
 async def test_the_past_is_replayed(page: Page):
     answer = await page.ask("replay", budgetId="bots", limitUsd="0.10", hardCap="1", downgrade="none", days="1")
     assert answer.status == 200
-    assert "$0.2000" in answer.text and "$0.0900" in answer.text, "nine fit, each needs two cents"
-    assert "0 → 11" in answer.text and "daily $0.1000 in place of daily $1.00" in answer.text
+    assert "$0.20" in answer.text and "$0.09" in answer.text, "nine fit, each needs two cents"
+    assert "0 → 11" in answer.text and "daily $0.10 in place of daily $1.00" in answer.text
     new = await page.ask("replay", scope="agent:bot", limitUsd="0.05", models="dbrx=mixtral", days="3")
     assert new.status == 200 and "0 → 20" in new.text, "all of them on another model"
     assert 'data-chart="compare"' in new.text

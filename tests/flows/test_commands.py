@@ -67,7 +67,13 @@ def test_what_is_wrong_is_named(gateway: RunningGateway) -> None:
 
 def test_models_are_those_of_the_api(gateway: RunningGateway) -> None:
     assert as_json(gateway, "models") == gateway.request("GET", "/api/models", key="admin").json
-    assert "databricks-dbrx-instruct" in run(gateway, "models").stdout
+    price = {"model": "llama-3-1-8b", "usdPerMillionTokens": {"input": "0.11"}, "reason": "a contract"}
+    made = gateway.request("POST", "/api/prices", price, key="admin")
+    lines = run(gateway, "models").stdout.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("databricks-meta-llama-3-1-8b-instruct"))
+    assert "in force" in lines[at] and "override: a contract" in lines[at] and "0.11" in lines[at]
+    assert "set aside" in lines[at + 1] and "0.15" in lines[at + 1]
+    gateway.request("POST", f"/api/prices/{made.json['id']}/end", key="admin")
 
 
 def test_who_spends_now(gateway: RunningGateway) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from budget.texts import hold_text
 from tests.support.bill import bill_nano
 from tests.support.gateway import Answer, RunningGateway, running_gateway, start_gateway
 from tests.support.invariants import assert_books_are_right, events_of
@@ -64,9 +65,9 @@ def call_in_flight(gateway: RunningGateway, simulator: Simulated) -> tuple[threa
 def open_hold_owner(gateway: RunningGateway) -> int:
     """The pid of the worker that made the only open hold, as the hold itself says."""
     socket = Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "valkey" / "valkey.sock"
-    with redis.Redis(unix_socket_path=str(socket), decode_responses=True) as client:
+    with redis.Redis(unix_socket_path=str(socket)) as client:
         (hold,) = client.zrange("sg:{main}:leases", 0, -1)
-        return int(str(client.hget(f"sg:{{main}}:hold:{hold}", "owner")).split(":")[1])
+        return int(hold_text(client.get(f"sg:{{main}}:hold:{hold.decode()}")).owner.split(":")[1])
 
 
 def held_nano(gateway: RunningGateway, agent: str = "victim") -> int:

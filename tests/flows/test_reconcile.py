@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -158,10 +159,15 @@ def test_what_is_asked_on_the_command_line(gateway: RunningGateway):
     (row,) = json.loads(command(gateway.environment, "spend", "--json", "--by", "agent", "--by", "model").stdout)
     assert (row["agent"], row["model"]) == ("a", answer["model"])
     assert float(row["costUsd"]) == pytest.approx(answer["cost"])
-    assert "US dollars" in command(gateway.environment, "spend", "--bucket", "hour").stdout
+    hourly = command(gateway.environment, "spend", "--bucket", "hour", "--zone", "Asia/Kolkata").stdout
+    assert hourly.startswith("from, Asia/Kolkata") and re.search(r":00 +a ", hourly)
+    wrong = command(gateway.environment, "spend", "--zone", "Mars")
+    assert wrong.returncode == 2 and "must be an IANA time zone" in wrong.stderr
     told = command(gateway.environment, "explain", answer["requestId"])
     assert told.returncode == 0 and "settle" in told.stdout and "spent then" in told.stdout
     assert command(gateway.environment, "explain", "req_none").returncode == 1
+    told = command(gateway.environment, "explain", answer["requestId"], "--json")
+    assert json.loads(told.stdout) == gateway.request("GET", f"/api/explain/{answer['requestId']}", key="admin").json
     out = Path(gateway.environment["SPENDGATE_DATA_DIR"]) / "out.csv"
     done = command(gateway.environment, "export", "--out", str(out), "--scope", "agent:a")
     assert done.returncode == 0 and "2 records written" in done.stderr, done.stderr

@@ -190,6 +190,9 @@ def test_the_command_says_the_same(gateway: RunningGateway):
     assert "decides" in command(gateway, "call", "--scope", "agent:typed", "--prompt", "Hi").stdout
     wrong = command(gateway, "replay", "--budget", "none")
     assert (wrong.returncode, wrong.stderr) == (1, "spendgate: there is no budget none\n")
+    for named in ((), ("--budget", "default", "--scope", "agent:typed", "--limit", "1")):
+        wrong = command(gateway, "replay", *named)
+        assert wrong.returncode == 2 and "--scope for a new one" in wrong.stderr
 
 
 @pytest.mark.parametrize(

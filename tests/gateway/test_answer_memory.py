@@ -8,7 +8,7 @@ from budget.connect import close, connect
 from gateway.idempotency import Claim, RedisAnswerMemory, Replay, StillRunning
 from tests.support.stores import running_valkey
 
-ANSWER = Replay(200, {"x": "y"}, b"text")
+ANSWER = Replay(200, "x: y\r\n", b"text")
 
 
 @pytest.fixture

@@ -17,6 +17,12 @@ from gateway.surfaces import OpenAISurface
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 
 
+@pytest.fixture(autouse=True)
+async def _a_crowd() -> None:
+    """Others run too: who is alone waits for no end of a turn."""
+    turn_of(asyncio.get_running_loop()).crowd = 2
+
+
 class Hot:
     """Answers each request at once, as `shape` says."""
 
@@ -28,9 +34,9 @@ class Hot:
 
     async def serve(self, exchange: Any) -> None:
         if self.shape == "whole":
-            exchange.answer(200, {}, b"{}")
+            exchange.answer(200, "", b"{}")
         else:
-            exchange.begin(200, {})
+            exchange.begin(200, "")
             exchange.write(b"one ")
             exchange.write(b"two")
             exchange.end(b"end")

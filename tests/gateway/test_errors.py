@@ -22,7 +22,7 @@ def test_every_error_has_a_status_and_a_code_of_its_own(kind: type[SpendgateErro
     assert 400 <= problem.status <= 503 and problem.code and "is wrong" in problem.message
     assert (problem.param == "field") == isinstance(error, InvalidInput)
     if problem.status == 503:
-        assert "Retry-After" in problem.headers
+        assert "Retry-After" in problem.lines
 
 
 def test_codes_are_not_shared() -> None:
@@ -36,7 +36,7 @@ def test_every_upstream_failure_has_an_answer(kind: FailureKind) -> None:
     problem = problem_of_upstream(UpstreamError(kind, "it says so", 418, "VENDOR_CODE", 2.4))
     assert 400 <= problem.status < 600 and problem.status != 402, "402 is kept for budgets"
     assert problem.message == "upstream: it says so" and problem.code == "vendor_code"
-    assert ("Retry-After" in problem.headers) == (problem.status in (429, 503))
+    assert ("Retry-After" in problem.lines) == (problem.status in (429, 503))
 
 
 @pytest.mark.parametrize("surface", [AgentSurface(), OpenAISurface("chat"), DatabricksSurface()], ids=lambda s: s.name)

@@ -109,3 +109,10 @@ def test_the_parts_are_the_change(then: dict[str, tuple[int, int]], now: dict[st
     before, after = ([row(n, str(c), str(q)) for n, (c, q) in side.items()] for side in (then, now))
     for change in price_and_volume(before, after):
         assert change.price_usd + change.volume_usd + change.new_usd == change.delta_usd
+
+
+def test_what_has_run_over_will_not_be_back_under():
+    day = Interval(0, DAY_MS)
+    wild = [AccountPoint("a", hour * 3_600_000, 500 * (hour % 2)) for hour in range(6)]
+    assert forecast(wild, day, 6 * 3_600_000, 1_499).over == 1.0  # type: ignore[union-attr]
+    assert forecast(wild, day, 6 * 3_600_000, 1_500).over < 1.0  # type: ignore[union-attr]

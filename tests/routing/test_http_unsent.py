@@ -7,11 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
+from core.turn import turn_of
 from routing.adapters.http_exchange import Connection
 from routing.errors import FailureKind, UpstreamError
 from tests.routing.wire import OK, client_of, post, raw_server, says, until
 
 ANSWER = OK + b"Content-Length: 2\r\n\r\n{}"
+
+
+@pytest.fixture(autouse=True)
+async def _a_crowd() -> None:
+    """Others run too: who is alone waits for no end of a turn."""
+    turn_of(asyncio.get_running_loop()).crowd = 2
 
 
 @pytest.mark.parametrize(

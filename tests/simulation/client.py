@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from gateway.heads import RequestHead
-from gateway.http import Headers, Message
+from gateway.http import Message
 from tests.simulation.catalog import BIG, KEY_TEXT, MID, SMALL
 from tests.simulation.loop import SimLoop
 from tests.simulation.worker import SimWorker
@@ -82,16 +82,16 @@ class Client:
         """Nothing is left of the body."""
         raise NotImplementedError
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, lines: str, body: bytes, *, close: bool = False) -> None:
         """A whole answer."""
-        self.begin(status, headers)
+        self.begin(status, lines)
         self.end(body)
 
-    def begin(self, status: int, headers: Headers) -> None:
+    def begin(self, status: int, lines: str) -> None:
         """Its head."""
         self._hear()
         self.status = status
-        self.replayed = "Idempotency-Replayed" in headers
+        self.replayed = "Idempotency-Replayed" in lines
 
     def write(self, data: bytes) -> None:
         """A piece of it."""

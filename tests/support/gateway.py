@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from budget.embedded import running_url
+from tests.support.stores import PATIENT
 
 _ROOT = Path(__file__).resolve().parents[2]
 _START_S = 40.0
 _STOP_S = 45.0
 _SETTLED_S = 5.0
-#: A test looks on from a process that is busy itself: what is fast enough for a gateway is not for it.
-_PATIENT = "?socket_timeout=30&socket_connect_timeout=30"
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "CI", "VIRTUAL_ENV")
 
 ADMIN_KEY = "sg_admin_test00000000_" + "a" * 64
@@ -103,7 +102,7 @@ class RunningGateway:
     def store_url(self) -> str:
         """Where the live state is, for a test that looks on."""
         url = self.environment.get("REDIS_URL")
-        return url or running_url(Path(self.environment["SPENDGATE_DATA_DIR"]) / "valkey") + _PATIENT
+        return url or running_url(Path(self.environment["SPENDGATE_DATA_DIR"]) / "valkey") + PATIENT
 
     def worker_pids(self) -> list[int]:
         """Processes that serve."""
