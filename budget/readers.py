@@ -2,7 +2,7 @@
 
 Events go when every reader has them for good and they are old enough; what they came to stays, in `Trimmed`,
 so that the books can be checked without them. A reader that is no longer there holds the stream back until it is
-forgotten (`spendgate reader`).
+forgotten (`spendgate ledger forget-reader`).
 
 Failure policy: nothing here is in the way of a call. What fails is tried again at the next turn.
 """

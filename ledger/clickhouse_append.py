@@ -22,7 +22,7 @@ from ledger.clickhouse_connection import Connection, with_columns
 from ledger.clickhouse_sql import Snapshot, sql
 from ledger.ids import earliest_ms
 from ledger.model import Batch, CallRow, ChargeGroup, EventRow, Position, Posting
-from ledger.spans import SLOT_MS, SPANS_MS
+from ledger.spans import DAY_MS, SLOT_MS, SPANS_MS
 
 #: An attempt after one that may have broken off takes a number as far as this ahead, by chance: not that one's.
 _JUMP = 2**32
@@ -43,8 +43,8 @@ class Appender:
     def snapshot(self) -> Snapshot:
         """What counts now."""
         [row] = self._to.rows(sql("snapshot"))
-        batch, merged_to, epoch, sequence, event_id, refusal_id, gaps = row
-        return Snapshot(batch, merged_to, Position(epoch, sequence, event_id, refusal_id), tuple(map(tuple, gaps)))
+        batch, merged_to, days, *position, gaps = row
+        return Snapshot(batch, merged_to, tuple(days), Position(*position), tuple(map(tuple, gaps)))
 
     def append(self, batch: Batch) -> int:
         """Add a batch; how many of its events were new."""
@@ -65,35 +65,43 @@ class Appender:
         return len(batch.events)
 
     def compact(self) -> None:
-        """Merge the sums of many batches, and let go of what failed attempts left.
+        """Merge the sums of the days that something was added to, and let go of what failed attempts left.
 
-        Numbers of failed attempts are forgotten at the second compaction after them: by then all that the server was
-        still busy with has come and gone.
+        What the compaction before has merged goes first: a question that began before that one's commit could still
+        read it. Numbers of failed attempts are forgotten at the second compaction after them: by then all that the
+        server was still busy with has come and gone.
         """
         at = self.snapshot()
         number = self._begin(at)
         failed = " OR ".join(f"batch > {after} AND batch < {batch}" for after, batch in at.gaps)
         for table in (*_FACTS, *_SUMS) if failed else ():
             self._to.run(f"DELETE FROM {table} WHERE {failed}")
-        for name in ("compact_spend", "compact_calls", "compact_accounts"):
-            self._to.run(sql(name).format(batch=number, merged_to=at.merged_to, live=at.live()))
-        self._commit(number, at, at.position, merged=True)
-        # What a question may still read that began before the commit goes with the next compaction.
         for table in _SUMS:
-            self._to.run(f"DELETE FROM {table} WHERE NOT merged AND batch <= {at.merged_to}")
+            self._to.run(f"DELETE FROM {table} WHERE {at.superseded()}")
+        days = self._added_to(at)
+        for name in ("compact_spend", "compact_calls", "compact_accounts") if days else ():
+            self._to.run(sql(name).format(batch=number, live_slots=at.live_slots(), days=days, day_ms=DAY_MS))
+        self._commit(number, replace(at, merged_to=at.batch, merged_days=tuple(days)), at.position)
         self._to.run(
             f"DELETE FROM positions WHERE batch < {at.batch} AND (batch = after + 1 OR batch <= {at.merged_to})"
         )
+
+    def _added_to(self, at: Snapshot) -> list[int]:
+        """The days since whose last merging something was added, epoch milliseconds."""
+        day = f"intDiv(slot_ms, {DAY_MS}) * {DAY_MS}"
+        new = f"NOT merged AND {at.live_slots()}"
+        parts = (f"SELECT DISTINCT {day} AS day FROM {table} WHERE {new}" for table in _SUMS)
+        return sorted(row[0] for row in self._to.rows(" UNION DISTINCT ".join(parts)))
 
     def _begin(self, at: Snapshot) -> int:
         """The number of a new attempt: the next one, or, if one may have broken off, one that it can't have had."""
         last, self._number = self._number, 0
         return at.batch + (1 if last and last == at.batch else random.randrange(2, _JUMP))
 
-    def _commit(self, number: int, at: Snapshot, p: Position, *, merged: bool = False) -> None:
-        merged_to = at.batch if merged else at.merged_to
-        row = {"batch": number, "after": at.batch, "merged_to": merged_to, "epoch": p.epoch, "sequence": p.sequence}
-        self._to.insert("positions", [orjson.dumps(row | {"event_id": p.event_id, "refusal_id": p.refusal_id})])
+    def _commit(self, number: int, at: Snapshot, p: Position) -> None:
+        row = {"batch": number, "after": at.batch, "merged_to": at.merged_to, "merged_days": at.merged_days}
+        row |= {name: getattr(p, name) for name in ("epoch", "sequence", "event_id", "refusal_id")}
+        self._to.insert("positions", [orjson.dumps(row)])
         self._number = number
 
     def _era(self, batch: Batch, at: Snapshot) -> int:

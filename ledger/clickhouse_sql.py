@@ -11,7 +11,7 @@ from ledger.duckdb_sql import CHARGE_COLUMN_OF, check_dimension
 from ledger.model import Position
 from ledger.ports import CALL_DIMENSIONS, CHARGE_DIMENSIONS, Filter, PastCallsAsk, SpendAsk
 from ledger.scopes import UNSUMMED
-from ledger.spans import RECORDS, SPANS_MS, Stretch, reaches, stretches
+from ledger.spans import DAY_MS, RECORDS, SPANS_MS, Stretch, reaches, stretches
 
 _TYPES = {
     Kind.TEXT: "String",
@@ -49,12 +49,14 @@ def _type(column: Column) -> str:
 class Snapshot:
     """What counts, at a moment.
 
-    batch: the newest that was committed. merged_to: sums up to this batch count only where they are merged.
+    batch: the newest that was committed. merged_to, merged_days: sums up to this batch count only where they are
+    merged, and on these days not at all.
     gaps: numbers between these, both exclusive, were given to attempts that failed.
     """
 
     batch: int
     merged_to: int
+    merged_days: tuple[int, ...]
     position: Position
     gaps: tuple[tuple[int, int], ...]
 
@@ -65,7 +67,12 @@ class Snapshot:
 
     def live_slots(self) -> str:
         """The same for a row of sums."""
-        return f"({self.live()} AND (merged OR batch > {self.merged_to}))"
+        return f"({self.live()} AND NOT {self.superseded()})"
+
+    def superseded(self) -> str:
+        """The condition that a row of sums is also in a later one."""
+        days = f"has({list(self.merged_days)}, intDiv(slot_ms, {DAY_MS}) * {DAY_MS})" if self.merged_days else "false"
+        return f"(batch <= {self.merged_to} AND (NOT merged OR {days}))"
 
 
 @value
@@ -92,6 +99,7 @@ def query_of(ask: SpendAsk, at: Snapshot, *, of_calls: bool) -> Query:
     where = _where(ask.filters, [_column(f.dimension, dimensions, of_calls) for f in ask.filters], parameters)
     text = sql("calls" if of_calls else "spend").format(
         groups=groups,
+        keys="".join(f"{name}, " for name in dict.fromkeys(_source(n, dimensions, of_calls) for n in named)),
         bucket="bucket_ms" if ask.bucket else "CAST(NULL, 'Nullable(Int64)')",
         sums=_bounds(read, SPANS_MS, "slot_ms"),
         records=_bounds(read, (RECORDS,), "at_ms" if of_calls else "`ChargePeriodStart`"),
@@ -168,6 +176,15 @@ def _where(filters: Sequence[Filter], columns: Sequence[str], parameters: dict[s
         some = f"ifNull(has({{f{n}:Array(String)}}, {column}), false)"
         where.append(f"({some} OR {column} IS NULL)" if None in wanted.values else some)
     return " AND ".join(where)
+
+
+def _source(name: str, dimensions: Sequence[str], of_calls: bool) -> str:
+    """The column that `_column` reads."""
+    if name in dimensions:
+        return name
+    if name not in UNSUMMED:
+        return "path"
+    return "scopes" if of_calls else "tags"
 
 
 def _column(name: str, dimensions: Sequence[str], of_calls: bool) -> str:

@@ -23,6 +23,7 @@ from ledger.clickhouse_sql import (
     schema,
     sql,
 )
+from ledger.ids import ALL_TIME, around
 from ledger.model import Batch, CallRow, EventRow, Position
 from ledger.ports import (
     AccountPoint,
@@ -39,6 +40,8 @@ from ledger.ports import (
 from ledger.spans import DAY_MS, within
 
 LAYOUT = 2
+#: Columns that came later: their table, name and type.
+_LATER = (("calls", "balances", "Nullable(String)"), ("positions", "merged_days", "Array(Int64)"))
 _PAGE = 10_000
 _TABLES = ("events", "calls", "charges", "spend_slots", "call_slots", "account_slots")
 _MERGED = ("spend_slots", "call_slots", "account_slots")
@@ -58,11 +61,19 @@ class ClickHouseLedger:
         if not self._server.rows(f"EXISTS TABLE {_TABLES[-1]}")[0][0]:  # the last that is made
             for statement in schema():
                 self._server.run(statement)
+        else:
+            self._widen()
         if not self._server.rows("SELECT id FROM ledger LIMIT 1"):
             self._server.insert("ledger", [orjson.dumps({"id": new_id, "layout": LAYOUT})])
         layout = self._server.rows("SELECT max(layout) FROM ledger")[0][0]
         if layout != LAYOUT:
             raise ConfigError(f"the ledger has layout {layout}; this version writes {LAYOUT}")
+
+    def _widen(self) -> None:
+        """Add the columns that tables of an earlier version lack."""
+        for table, column, kind in _LATER:
+            if column not in {row[0] for row in self._server.rows(f"DESCRIBE TABLE {table}")}:
+                self._server.run(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind}")
 
     def id(self) -> str:
         """The ledger's own id."""
@@ -115,13 +126,20 @@ class ClickHouseLedger:
 
     def of_request(self, request_id: str) -> tuple[list[CallRow], list[EventRow]]:
         """All that is known of one request, oldest first."""
-        live = self._live()
+        near = around(request_id)
+        found = self._of_request(request_id, near)
+        return found if found[0] or found[1] or near == ALL_TIME else self._of_request(request_id, ALL_TIME)
+
+    def _of_request(self, request_id: str, when: Interval) -> tuple[list[CallRow], list[EventRow]]:
+        live = f"at_ms >= {when.start_ms} AND at_ms < {when.end_ms} AND {self._live()}"
         told = self._server.rows(
             f"SELECT hold_id FROM calls WHERE request_id = {{id:String}} AND {live} UNION DISTINCT "
             f"SELECT hold_id FROM events WHERE request_id = {{id:String}} AND {live}",
             {"id": request_id},
         )
         holds = {"holds": [row[0] for row in told if row[0] is not None]}
+        if not holds["holds"]:
+            return [], []
         # A webhook tells of the same hold under a name of its own.
         calls = self._server.rows(
             f"SELECT {CALL_FIELDS} FROM calls WHERE has({{holds:Array(String)}}, hold_id) AND {live} "

@@ -35,8 +35,9 @@ _AFTER_1_2 = frozenset(
     ]
 )
 _ONLY_1_2 = {"ProviderName": "ServiceProviderName", "PublisherName": "ServiceProviderName"}
-#: A spreadsheet takes text that begins with one of these for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: A spreadsheet takes text that begins with one of these for a formula; the last four are full-width.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_MARK = "'"
 _PARQUET_TYPES = {
     Kind.TEXT: "VARCHAR",
     Kind.JSON: "VARCHAR",
@@ -187,5 +188,7 @@ def text_of(cell: Any) -> str:
 
 
 def harmless(cell: str) -> str:
-    """Text that no spreadsheet takes for a formula: one that could be has an apostrophe before it."""
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+    """Text that no spreadsheet takes for a formula: one that could be has an apostrophe before it, and so has one that
+    begins with an apostrophe, so that to take the first away is to have what it was.
+    """
+    return _MARK + cell if cell.startswith((*_FORMULA, _MARK)) else cell

@@ -11,6 +11,8 @@ from ledger.ports import AccountPoint, Interval, SpendRow
 #: The group that stands for all but the largest.
 OTHER = "other"
 _DAY_MS = 86_400_000
+#: Of money in a cost record.
+_DECIMALS = Decimal("1E-12")
 
 
 def top(rows: Iterable[SpendRow], count: int) -> list[SpendRow]:
@@ -145,7 +147,7 @@ def price_and_volume(before: Iterable[SpendRow], after: Iterable[SpendRow]) -> l
         quantity_0, quantity_1 = (row.quantity if row else Decimal(0) for row in (old, new))
         delta = cost_1 - cost_0
         if quantity_0 > 0 and quantity_1 > 0:
-            volume = (quantity_1 - quantity_0) * cost_0 / quantity_0
+            volume = ((quantity_1 - quantity_0) * cost_0 / quantity_0).quantize(_DECIMALS)
             changes.append(Change(group, cost_0, cost_1, delta - volume, volume, Decimal(0)))
         else:
             changes.append(Change(group, cost_0, cost_1, Decimal(0), Decimal(0), delta))

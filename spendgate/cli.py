@@ -18,7 +18,7 @@ from core.errors import ConfigError, SpendgateError
 from core.key_codec import KEY_KIND
 from core.keys import KeyRole
 from core.scope import Scope, parse_scope_text
-from spendgate import __version__, cli_budget, cli_export, cli_ledger, cli_simulate, cli_top
+from spendgate import __version__, cli_budget, cli_export, cli_ledger, cli_simulate, cli_spend, cli_top
 from spendgate.bootstrap import create_key, stored_keys
 from spendgate.catalog import SIMULATED, load_catalog
 from spendgate.guarantees import guarantees
@@ -40,7 +40,9 @@ app.add_typer(cli_simulate.simulate, name="simulate")
 for command in (
     cli_top.top,
     cli_budget.models,
-    cli_ledger.spend,
+    cli_spend.spend,
+    cli_spend.calls,
+    cli_spend.compare,
     cli_ledger.explain,
     cli_ledger.reconcile,
     cli_export.export,

@@ -1,12 +1,10 @@
 """`spendgate budget …` and `spendgate models`: the same changes, checks and answers as /api/budgets and /api/models."""
 
-import sys
 from decimal import Decimal
 from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from budget.codec import BudgetSpec, ResetSpec, TopUpSpec, parse_spec
@@ -21,6 +19,7 @@ from dashboard.models import shown_model
 from dashboard.prices import PriceStep, price_steps
 from dashboard.specs import with_reset, with_top_up
 from spendgate.cli_deps import with_deps
+from spendgate.tables import console
 
 budget = typer.Typer(help="Budgets: list, make, change, top up.", no_args_is_help=True)
 
@@ -271,11 +270,6 @@ def _tell(shown: dict[str, Any], as_json: bool) -> None:
 
 def _share(text: str) -> str:
     return f"{Decimal(text):.0%}"
-
-
-def console() -> Console:
-    """As wide as the terminal; wide enough where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _table(texts: list[str], numbers: list[str]) -> Table:

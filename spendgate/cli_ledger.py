@@ -1,16 +1,13 @@
-"""Commands about what was: spend, single requests, the ledger itself, and how it compares with others' records."""
+"""Commands on the ledger: single requests, what it has, who reads along, and how it compares with others' records."""
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from zoneinfo import ZoneInfo
 
 import orjson
 import typer
-from rich.table import Table
 
 from budget.archive import Archive
 from budget.connect import connect
@@ -21,21 +18,19 @@ from core.clock import SystemClock, iso_utc
 from core.errors import ConfigError, SpendgateError
 from core.ids import RandomIds
 from core.money import format_usd
-from core.period import parse_zone
 from dashboard import views
 from dashboard.explain import shown_explanation
-from ledger.ports import Bucket, Filter, Interval, LedgerReader, SpendAsk
+from ledger.ports import Filter, Interval, LedgerReader
 from ledger.reconcile import Report
-from spendgate.cli_budget import console
 from spendgate.ledger_access import ledger_of
 from spendgate.open_ledger import open_ledger
 from spendgate.restore import restore_copy
 from spendgate.settings import Settings, read_settings
+from spendgate.tables import console, table_of
 
 ledger = typer.Typer(help="The ledger: what it has, who reads the events, and copies of it.", no_args_is_help=True)
 T = TypeVar("T")
 _HOUR_MS = 3_600_000
-_PLACES = 6
 
 
 def run_on_ledger(work: Callable[[LedgerReader, Settings], Awaitable[T]]) -> T:
@@ -55,50 +50,6 @@ def _said(work: Callable[[], T]) -> T:
     except SpendgateError as error:
         typer.echo(f"spendgate: {error.message}", err=True)
         raise typer.Exit(1) from None
-
-
-def spend(
-    by: Annotated[
-        list[str] | None, typer.Option(help="agent, team, user, model, provider, meter, …; repeat for more.")
-    ] = None,
-    hours: Annotated[float, typer.Option(help="How far to look back.", min=0.1)] = 24.0,
-    bucket: Annotated[str | None, typer.Option(help="hour, day, week or month: a row for each.")] = None,
-    zone: Annotated[str, typer.Option(help="Whose days and months.")] = "UTC",
-    scope: Annotated[list[str] | None, typer.Option(help="Only this, such as team:ml or model:dbrx; repeat.")] = None,
-    top: Annotated[int, typer.Option(help="Rows at most, if there is no --bucket; the rest is other.", min=1)] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """What was spent, by whom or on what, from the ledger."""
-    groups = tuple(by or ["agent"])
-    interval = _last(hours)
-    known_zone = _zone(zone)
-
-    async def ask(reader: LedgerReader, _: Settings) -> list[Any]:
-        return await reader.spend(SpendAsk(interval, groups, _bucket(bucket), known_zone, filters_of(scope)))
-
-    rows = sorted(run_on_ledger(ask), key=lambda row: (row.bucket_ms or 0, -row.cost_usd))
-    if as_json:
-        found = [
-            {
-                **dict(zip(groups, row.group, strict=True)),
-                "from": None if row.bucket_ms is None else iso_utc(row.bucket_ms),
-                "costUsd": str(row.cost_usd),
-                "quantity": str(row.quantity),
-            }
-            for row in rows
-        ]
-        typer.echo(json.dumps(found))
-        return
-    table = _table([*([f"from, {zone}"] if bucket else []), *groups], ["US dollars", "tokens"])
-    for row in rows[:top] if not bucket else rows:
-        start = [_began(row.bucket_ms, zone, bucket)] if bucket else []
-        table.add_row(*start, *(g or "–" for g in row.group), f"{row.cost_usd:,.{_PLACES}f}", f"{int(row.quantity):,}")
-    if not bucket and len(rows) > top:
-        rest = rows[top:]
-        cost, quantity = sum(r.cost_usd for r in rest), sum(r.quantity for r in rest)
-        table.add_row(*["other"] * len(groups), f"{cost:,.{_PLACES}f}", f"{int(quantity):,}")
-    console().print(table)
-    typer.echo(f"{iso_utc(interval.start_ms)} to {iso_utc(interval.end_ms)}")
 
 
 def explain(
@@ -151,7 +102,7 @@ def reconcile(
         live = RedisBudgetStore(connect(url), namespace=settings.namespace)
         try:
             return await reconcile_with(
-                reader, live, settings, _last(hours), databricks=databricks, helicone=helicone, apply=apply
+                reader, live, settings, last(hours), databricks=databricks, helicone=helicone, apply=apply
             )
         finally:
             await live.close()
@@ -173,7 +124,7 @@ def _tell(report: Report, applied: int, apply: bool) -> None:
     if not report.accounts:
         typer.echo("accounts: the ledger and the live state agree")
     if report.models:
-        table = _table(["model"], ["calls here", "there", "captured", "tokens here", "there", "$ here", "$ there"])
+        table = table_of(["model"], ["calls here", "there", "captured", "tokens here", "there", "$ here", "$ there"])
         for name, m in sorted(report.models.items()):
             counts = [f"{m.here:,}", f"{m.there:,}", f"{m.capture:.2%}", f"{m.tokens_here:,}", f"{m.tokens_there:,}"]
             table.add_row(name, *counts, format_usd(m.cost_here_nano), format_usd(m.cost_there_nano))
@@ -260,28 +211,10 @@ def _on_live(work: Callable[[RedisBudgetStore], Awaitable[T]]) -> T:
     return _said(lambda: asyncio.run(run()))
 
 
-def _last(hours: float) -> Interval:
+def last(hours: float) -> Interval:
+    """So many hours, up to now."""
     now_ms = SystemClock().now_ms()
     return Interval(now_ms - round(hours * _HOUR_MS), now_ms + 1)
-
-
-def _bucket(name: str | None) -> Bucket | None:
-    if name is None or name in ("hour", "day", "week", "month"):
-        return name  # type: ignore[return-value]
-    raise typer.BadParameter("must be hour, day, week or month", param_hint="--bucket")
-
-
-def _zone(name: str) -> str:
-    try:
-        return parse_zone("--zone", name)
-    except SpendgateError as error:
-        raise typer.BadParameter(error.message, param_hint="--zone") from None
-
-
-def _began(at_ms: int | None, zone: str, bucket: str) -> str:
-    """When a step began, on the clocks of its zone: ``2026-11-23``, or ``2026-11-23 14:00``."""
-    at = datetime.fromtimestamp((at_ms or 0) / 1000, ZoneInfo(zone))
-    return at.strftime("%Y-%m-%d %H:%M" if bucket == "hour" else "%Y-%m-%d")
 
 
 def filters_of(scopes: list[str] | None) -> tuple[Filter, ...]:
@@ -293,12 +226,3 @@ def filters_of(scopes: list[str] | None) -> tuple[Filter, ...]:
             raise typer.BadParameter("must look like team:ml", param_hint="--scope")
         found.append(Filter(name, (key,)))
     return tuple(found)
-
-
-def _table(texts: list[str], numbers: list[str]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in texts:
-        table.add_column(name)
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table

@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from budget.codec import parse_spec
 from budget.dry_run import DryRun
@@ -35,6 +33,7 @@ from spendgate.ledger_access import ledger_of
 from spendgate.open_ledger import OFF
 from spendgate.replaying import rulebooks
 from spendgate.settings import Settings
+from spendgate.tables import console, table_of
 
 simulate = typer.Typer(help="What if: a call that is not made, or the past under another budget.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: as POST /api/simulate.")]
@@ -134,24 +133,24 @@ def _tell_call(run: DryRun) -> None:
         typer.echo(
             f"    holds ${format_usd(verdict.hold.amount_nano)}, for up to {verdict.hold.tokens} tokens of answer"
         )
-    table = _table(["", "account", "state"], ["spent", "held", "limit", "hard cap"])
+    table = table_of(["", "account", "state"], ["spent", "held", "limit", "hard cap"])
     for number, terms in enumerate(verdict.plan.accounts):
         balance = before(run, number)
         nano = (balance.spent_nano, balance.held_nano, terms.limit_nano, terms.hard_nano)
         sums = [format_usd(n) for n in nano]
         table.add_row("*" if number == run.decides else "", terms.id, balance.state.label, *sums)
-    Console().print(table)
+    console().print(table)
     typer.echo("* decides; US dollars")
     for text in assumptions(run):
         typer.echo(f"- {text}")
 
 
 def _tell_replay(ask: ReplayAsk, found: Replay) -> None:
-    table = _table(["day"], ["US dollars", "saved", "calls", "downgraded", "refused"])
+    table = table_of(["day"], ["US dollars", "saved", "calls", "downgraded", "refused"])
     for day in found.days:
         table.add_row(period_at("daily", ask.budget.zone, day.start_ms).id, *_cells(day.actual, day.simulated))
     table.add_row("in all", *_cells(found.actual, found.simulated))
-    Console().print(table)
+    console().print(table)
     typer.echo(f"It was -> it would have been. Days of {ask.budget.zone}.")
     if found.until_ms is not None:
         typer.echo(f"Only calls before {iso_utc(found.until_ms)} were reached in time; give it more --seconds.")
@@ -173,15 +172,6 @@ def _cells(was: Tally, would: Tally) -> list[str]:
 
 def _usd(nano: int) -> str:
     return f"{Decimal(nano) / NANO_PER_USD:,.4f}"
-
-
-def _table(texts: list[str], numbers: list[str]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in texts:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import orjson
 import typer
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from core.clock import iso_utc
 from core.errors import StoreUnavailable
@@ -21,8 +22,8 @@ from core.money import NANO_PER_USD
 from dashboard.deps import Deps
 from dashboard.formats import STATE_ICONS
 from dashboard.spend import AccountSpend, current_spend
-from spendgate.cli_budget import console
 from spendgate.cli_deps import with_deps
+from spendgate.tables import console
 
 #: Over how long a rate is taken.
 _WINDOW_S = 60
@@ -200,11 +201,12 @@ def _table(found: list[Line], of: int, now_ms: int, width: int) -> Table:
         table.add_column("model", overflow="ellipsis", no_wrap=True)
     for line in found:
         row, terms = line.row, line.row.terms
-        state = f"[{_COLOURS[row.state]}]{STATE_ICONS[row.state]} {row.state.label}[/]"
+        state = Text(f"{STATE_ICONS[row.state]} {row.state.label}", style=_COLOURS[row.state])
         money = [line.nano_an_hour, row.spent_nano, *((row.held_nano,) if wide else ())]
         money += [max(0, terms.limit_nano - row.spent_nano), terms.limit_nano]
-        cells = [f"{terms.scope} ({terms.budget.cadence})", state, *[_usd(nano) for nano in money]]
-        table.add_row(*cells, *((line.model or "–",) if wide else ()))
+        numbers = [_usd(nano) for nano in money]
+        model = (line.model or "–",) if wide else ()
+        table.add_row(f"{terms.scope} ({terms.budget.cadence})", state, *numbers, *model)
     if not found:
         table.add_row("Nothing is spent under any budget now.")
     return table

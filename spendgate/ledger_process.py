@@ -43,7 +43,6 @@ log = logging.getLogger("spendgate.ledger")
 _DAY_MS = 86_400_000
 _TRIM_EVERY_S = 1.0
 _PUBLISH_EVERY_S = 1.0
-_COMPACT_EVERY_S = 600.0
 _STALE_READER_MS = 3_600_000
 
 
@@ -187,7 +186,7 @@ class Owner:
     async def _compact(self) -> None:
         settings = self.settings
         while True:
-            await asyncio.sleep(_COMPACT_EVERY_S)
+            await asyncio.sleep(settings.ledger_compact_every_s)
             now_ms = self.clock.now_ms()
             keep_events_ms = max(settings.ledger_keep_events_days * _DAY_MS, 2_000 * settings.keep_holds_s)
             try:

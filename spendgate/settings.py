@@ -138,6 +138,14 @@ class Settings(BaseSettings):
     ledger_keep_calls_days: Annotated[
         int, _env("SPENDGATE_LEDGER_KEEP_CALLS_DAYS", "days that it keeps single calls; sums and costs stay", ge=1)
     ] = 400
+    ledger_compact_every_s: Annotated[
+        float,
+        _env(
+            "SPENDGATE_LEDGER_COMPACT_EVERY_S",
+            "seconds between two compactions: the sums of many batches are merged, what is too old is forgotten",
+            ge=10,
+        ),
+    ] = 600.0
     stream_keep_s: Annotated[
         float,
         _env("SPENDGATE_STREAM_KEEP_S", "seconds that the store keeps events that are in the ledger already", ge=10),

@@ -6,15 +6,19 @@ from typing import Any
 
 import duckdb
 
-from bench.ledger.traffic import batches
+from bench.ledger.traffic import AGENTS, batches
 from ledger.duckdb_sql import sql
 from ledger.duckdb_store import DuckDbLedger
 from ledger.records import batch_of
-from ledger.spans import SPANS_MS
+from ledger.spans import DAY_MS, SPANS_MS
 from tests.ledger.events import START_MS, Stream
 
 DAYS = 90
-_DAY_MS = 86_400_000
+#: Each agent's account is Active, Warned, Degraded and Stopped once a day.
+CHANGES_OF_A_DAY = 4 * AGENTS
+CHANGES = DAYS * CHANGES_OF_A_DAY
+#: How the name of an agent's account begins.
+ACCOUNT = "agents:2026-11:"
 _EVENTS = 10_000
 _AT_ONCE = 500
 
@@ -28,8 +32,8 @@ def first_batch(store: Any, stream: Stream) -> int:
 
 
 def fill(path: Path, records: int, tell: Callable[[int], None], start_ms: int = START_MS) -> DuckDbLedger:
-    """A ledger with so many cost records, and the calls and sums that go with them. Months of billing stay those of the
-    first batch, and so do raw events, which are kept for a shorter time.
+    """A ledger with so many cost records, and the calls, sums and changes of state that go with them. Months of
+    billing stay those of the first batch, and so do raw events, which are kept for a shorter time.
 
     start_ms: when the first call was made; the last is `DAYS` later.
     """
@@ -38,7 +42,7 @@ def fill(path: Path, records: int, tell: Callable[[int], None], start_ms: int = 
     here = first_batch(store, stream)
     store.close()
     copies = max(1, records // here)
-    step_ms = DAYS * _DAY_MS // copies
+    step_ms = DAYS * DAY_MS // copies
     with duckdb.connect(str(path), config={"memory_limit": "8GiB"}) as db:
         for table in ("charge_rows", "calls"):
             db.execute(f"CREATE TABLE seed_{table} AS SELECT * FROM {table}")
@@ -62,6 +66,11 @@ def fill(path: Path, records: int, tell: Callable[[int], None], start_ms: int = 
         db.execute(
             "INSERT INTO account_slots SELECT at_ms // 900000 * 900000, "
             "'agents:' || strftime(epoch_ms(at_ms), '%Y-%m') || ':' || agent, sum(posted_nano) FROM calls GROUP BY ALL"
+        )
+        db.execute(
+            f"INSERT INTO states SELECT 1, n, {start_ms} + n * {DAY_MS // CHANGES_OF_A_DAY}, "
+            f"'{ACCOUNT}agent' || n % {AGENTS}, n // {AGENTS} % 4, (n // {AGENTS} + 1) % 4, n, 1000000000, 'hld_0', "
+            f"'spend' FROM range({CHANGES}) AS t(n)"
         )
         db.execute("UPDATE ledger SET unmerged_ms = 0")
         for table in ("seed_charge_rows", "seed_calls"):

@@ -19,7 +19,8 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[RunningGateway]:
-    with running_gateway(SPENDGATE_LEDGER="embedded", SPENDGATE_STREAM_KEEP_S="10") as running:
+    settings = {"SPENDGATE_STREAM_KEEP_S": "10", "SPENDGATE_LEDGER_COMPACT_EVERY_S": "10"}
+    with running_gateway(SPENDGATE_LEDGER="embedded", **settings) as running:
         yield running
 
 
@@ -110,6 +111,19 @@ def test_its_process_is_killed_in_mid_traffic(gateway: RunningGateway):
     assert_ledger_is_right(gateway, 20)
     for turn in range(3):
         assert len(call_rows(gateway, f"killed-{turn}")) == 11
+
+
+def test_sums_of_many_batches_are_merged(gateway: RunningGateway):
+    for _ in range(4):
+        gateway.chat(agent="merged")
+        wait_for_ledger(gateway)
+    eventually(partial(_is_merged, gateway), "one sum is left of each account and slot", 40)
+    assert_ledger_is_right(gateway)
+
+
+def _is_merged(gateway: RunningGateway) -> bool:
+    rows = asyncio.run(client_of(gateway).facts())["rows"]
+    return bool(rows["account_slots"] == len(asyncio.run(client_of(gateway).postings(None))))
 
 
 def test_it_equals_the_upstreams_bill():

@@ -1,12 +1,16 @@
 """A gateway under mixed traffic, while something breaks every few seconds; at the end the books must be right.
 
     make soak MINUTES=10
+    python -m tests.soak.run --minutes 2 --only ledger,kill,server --ledger clickhouse
 
 Two workers, a real store and the simulator, each behind a proxy. Callers call, stream, leave, and come again; a worker
 is killed, the store is killed, frozen, emptied or cut off, the ledger's process is killed, the upstream resets.
 Afterwards everything heals, and: nothing is held, `verify` is clean, the books have no less than the upstream's bill,
 the ledger has the books' money once, to the nano-dollar, no cap was passed, and the supervisor, which lives through all
 of it, has not grown.
+
+Where only the store and what keeps the ledger are killed, and nobody leaves in mid-stream, nothing has to be estimated:
+then the books are the upstream's bill, to the nano-dollar.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,6 +31,7 @@ from urllib.parse import urlsplit
 
 from core.clock import SystemClock
 from tests.support.bill import bill_nano
+from tests.support.chdb_server import chdb_server
 from tests.support.invariants import assert_books_are_right
 from tests.support.ledger import assert_ledger_is_right
 from tests.support.rig import Rig, running_rig
@@ -34,6 +40,11 @@ from tests.support.waiting import eventually
 CALLERS = 6
 AGENTS = tuple(f"agent-{n}" for n in range(4))
 LIMIT_USD = 0.05
+KINDS = ("worker", "freeze", "store", "upstream", "slow", "flush", "ledger", "kill")
+#: Kills the ledger's server, where it has one.
+SERVER = "server"
+#: After these the books are exactly the bill.
+EXACT = frozenset({"ledger", "kill", SERVER})
 BREAK_EVERY_S = 4.0
 #: No process has this id; the ledger's may not be there at the moment.
 _NOBODY = 2**22 + 1
@@ -44,22 +55,53 @@ GROWTH_PER_CALL_BYTES = 500
 
 
 @dataclass
+class ClickHouse:
+    """The ledger's server, on one port and one folder."""
+
+    folder: Path
+    url: str = ""
+    _running: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def start(self) -> None:
+        """On the data that is there."""
+        port = urlsplit(self.url).port or 0
+        server = self._running.enter_context(chdb_server(self.folder, port=port))
+        server.execute("CREATE DATABASE IF NOT EXISTS books")
+        self.url = f"clickhouse://127.0.0.1:{server.port}/books"
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._running.close()
+
+
+@dataclass
 class Soak:
-    """One run. statuses: of all answers; 0: the connection broke. broken: what was done."""
+    """One run.
+
+    kinds: of faults. server: the ledger's; None: it is embedded. statuses: of all answers; 0: the connection broke.
+    broken: what was done.
+    """
 
     rig: Rig
     rng: random.Random
     until_s: float
     limit_usd: float
+    kinds: tuple[str, ...] = KINDS
+    server: ClickHouse | None = None
     statuses: Counter[int] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def exact(self) -> bool:
+        """Nothing happens that the books can only estimate."""
+        return EXACT.issuperset(self.kinds)
 
     def caller(self, seed: int) -> None:
         """Call until the time is over."""
         rng = random.Random(seed)
         while time.monotonic() < self.until_s:
             agent, kind = rng.choice(AGENTS), rng.random()
-            if kind < 0.15:
+            if kind < 0.15 and not self.exact:
                 self._leave(agent, rng.random() * 0.1)
                 continue
             fields = {"stream": kind < 0.4, "maxTokens": rng.choice((5, 50, 300))}
@@ -80,10 +122,7 @@ class Soak:
 
     def break_something(self) -> None:
         """One fault, of a second or so, and its end."""
-        rig, kind = (
-            self.rig,
-            self.rng.choice(("worker", "freeze", "store", "upstream", "slow", "flush", "ledger", "kill")),
-        )
+        rig, kind = self.rig, self.rng.choice(self.kinds)
         self.broken[kind] += 1
         if kind == "worker":
             with contextlib.suppress(ProcessLookupError, IndexError):
@@ -105,6 +144,11 @@ class Soak:
         elif kind == "ledger":
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rig.gateway.ledger_pid() or _NOBODY, signal.SIGKILL)
+        elif kind == SERVER:
+            assert self.server
+            self.server.kill()
+            time.sleep(self.rng.random())
+            self.server.start()
         elif kind == "kill":
             rig.store.kill()
             time.sleep(0.2)
@@ -131,10 +175,18 @@ class Soak:
             books = round(spend["spent"] * 10**9)
             print(f"{agent}: billed {billed}, on the books {books} nano-dollars, of {spend['limit']} USD")
             assert billed <= books, "the books have no less than the bill"
+            assert billed == books or not self.exact, "the books are the bill"
             assert billed <= self.limit_usd * 1.2 * 10**9, "the bill is within the cap"
 
 
-def soak(seconds: float, seed: int, limit_usd: float = LIMIT_USD) -> None:
+def soak(
+    seconds: float,
+    seed: int,
+    limit_usd: float = LIMIT_USD,
+    kinds: tuple[str, ...] = KINDS,
+    *,
+    in_clickhouse: bool = False,
+) -> None:
     """Run for so long, then check.
 
     Raises:
@@ -147,8 +199,15 @@ def soak(seconds: float, seed: int, limit_usd: float = LIMIT_USD) -> None:
         "SPENDGATE_LEDGER": "embedded",
         "SPENDGATE_STREAM_KEEP_S": "10",
     }
-    with running_rig(**settings) as rig:
-        run = Soak(rig, random.Random(seed), time.monotonic() + seconds, limit_usd)
+    with contextlib.ExitStack() as stack:
+        server = None
+        if in_clickhouse:
+            server = ClickHouse(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            server.start()
+            stack.callback(server.kill)
+            settings["SPENDGATE_LEDGER"] = server.url
+        rig = stack.enter_context(running_rig(**settings))
+        run = Soak(rig, random.Random(seed), time.monotonic() + seconds, limit_usd, kinds, server)
         callers = [threading.Thread(target=run.caller, args=(seed * 1000 + n,)) for n in range(CALLERS)]
         for caller in callers:
             caller.start()
@@ -182,10 +241,16 @@ def main() -> int:
     parser.add_argument(
         "--limit-usd", type=float, default=LIMIT_USD, help="of each agent; a large one is never reached"
     )
+    parser.add_argument("--only", help=f"kinds of faults, of {', '.join((*KINDS, SERVER))}; all, if not given")
+    parser.add_argument("--ledger", choices=("embedded", "clickhouse"), default="embedded")
     options = parser.parse_args()
+    in_clickhouse = options.ledger == "clickhouse"
+    kinds = tuple(options.only.split(",")) if options.only else (*KINDS, *((SERVER,) if in_clickhouse else ()))
+    if unknown := set(kinds) - {*KINDS, *((SERVER,) if in_clickhouse else ())}:
+        parser.error(f"no such faults here: {', '.join(sorted(unknown))}")
     print(f"seed {options.seed}, {options.minutes:g} minutes")
     try:
-        soak(options.minutes * 60, options.seed, options.limit_usd)
+        soak(options.minutes * 60, options.seed, options.limit_usd, kinds, in_clickhouse=in_clickhouse)
     except AssertionError as error:
         print(f"BROKEN: {error}", file=sys.stderr)
         return 1

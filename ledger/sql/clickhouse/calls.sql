@@ -24,11 +24,16 @@ WITH units AS (
         FROM calls
         WHERE {records} AND {live}
     )
+), summed AS (
+    SELECT bucket_ms, {keys} sum(calls) AS s1, sum(refused) AS s2, sumIf(calls, downgraded) AS s3, sum(failed) AS s4,
+        sum(cost_nano) AS s5, sum(saved_nano) AS s6, sum(avoided_nano) AS s7, sum(unconfirmed_nano) AS s8,
+        sum(input_tokens) AS s9, sum(output_tokens) AS s10, sum(latency_ms) AS s11, sum(timed) AS s12
+    FROM called JOIN units USING (span_ms, slot_ms)
+    GROUP BY ALL
 )
-SELECT {groups} {bucket} AS bucket_ms, sum(calls), sum(refused), sumIf(calls, downgraded), sum(failed), sum(cost_nano),
-    sum(saved_nano), sum(avoided_nano), sum(unconfirmed_nano), sum(input_tokens), sum(output_tokens), sum(latency_ms),
-    sum(timed)
-FROM called JOIN units USING (span_ms, slot_ms)
+SELECT {groups} {bucket} AS bucket_ms, sum(s1), sum(s2), sum(s3), sum(s4), sum(s5), sum(s6), sum(s7), sum(s8), sum(s9),
+    sum(s10), sum(s11), sum(s12)
+FROM summed
 WHERE {where}
 GROUP BY ALL
 HAVING count() > 0

@@ -1,5 +1,5 @@
 INSERT INTO account_slots
 SELECT {batch}, true, slot_ms, account_id, sum(posted_nano)
 FROM account_slots
-WHERE NOT merged AND batch > {merged_to} AND {live}
+WHERE {live_slots} AND has({days}, intDiv(slot_ms, {day_ms}) * {day_ms})
 GROUP BY ALL

@@ -5,9 +5,10 @@
 CREATE TABLE IF NOT EXISTS ledger (id String, layout UInt32)
 ENGINE = ReplacingMergeTree ORDER BY id;
 
--- merged_to: sums of batches up to this one count only where they are merged.
-CREATE TABLE IF NOT EXISTS positions (batch UInt64, after UInt64, merged_to UInt64, epoch String, sequence Int64,
-    event_id String, refusal_id String)
+-- merged_to, merged_days: sums of batches up to this one count only where they are merged, and on these days (epoch
+-- milliseconds) not at all: they were merged once more, into later rows.
+CREATE TABLE IF NOT EXISTS positions (batch UInt64, after UInt64, merged_to UInt64, merged_days Array(Int64),
+    epoch String, sequence Int64, event_id String, refusal_id String)
 ENGINE = ReplacingMergeTree ORDER BY batch;
 
 -- era: the number of the epoch, in the order in which they came.
@@ -44,13 +45,12 @@ CREATE TABLE IF NOT EXISTS calls (batch UInt64, ordinal UInt32, identity String,
     cached_input_tokens Int64, cache_write_tokens Int64, output_tokens Int64, reasoning_tokens Int64,
     started_ms Nullable(Int64), latency_ms Nullable(Int64), upstream_ms Nullable(Int64),
     refusal LowCardinality(Nullable(String)), account_id LowCardinality(Nullable(String)),
-    path LowCardinality(String),
+    path LowCardinality(String), balances Nullable(String),
     INDEX by_hold hold_id TYPE bloom_filter, INDEX by_request request_id TYPE bloom_filter)
 ENGINE = ReplacingMergeTree(batch)
 PARTITION BY toYYYYMM(toDateTime(intDiv(at_ms, 1000), 'UTC'))
 ORDER BY (at_ms, identity, batch)
 SETTINGS non_replicated_deduplication_window = 1000;
-ALTER TABLE calls ADD COLUMN IF NOT EXISTS balances Nullable(String);
 
 CREATE TABLE IF NOT EXISTS charges (batch UInt64, path LowCardinality(String), {charges})
 ENGINE = ReplacingMergeTree(batch)
@@ -59,8 +59,8 @@ ORDER BY (`ChargePeriodStart`, `x_SourceRecordId`, batch)
 SETTINGS non_replicated_deduplication_window = 1000;
 
 -- Sums by quarter of an hour, which is what every time zone's day is made of, those of spend and calls also by longer
--- spans in UTC: span_ms is the length of a slot. Each batch adds rows of its own, and `compact` adds merged ones, which
--- then count instead.
+-- spans in UTC: span_ms is the length of a slot. Each batch adds rows of its own, and `compact` adds one for all
+-- that there are of a slot, which then counts instead.
 CREATE TABLE IF NOT EXISTS spend_slots (batch UInt64, merged Bool, span_ms Int64, slot_ms Int64,
     path LowCardinality(String),
     provider LowCardinality(Nullable(String)), service LowCardinality(Nullable(String)),

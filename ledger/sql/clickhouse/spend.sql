@@ -1,4 +1,5 @@
--- Sums of the coarsest spans that fit, and at the ends of the interval the records themselves (ledger/spans.py).
+-- Sums of the coarsest spans that fit, and at the ends of the interval the records themselves (ledger/spans.py). They are
+-- added up by chain of scopes first: to find a key in each of their rows would take longer than all the rest.
 WITH units AS (
     SELECT part.1 AS span_ms, part.4 AS bucket_ms,
         arrayJoin(if(span_ms = 0, range(intDiv(part.2, 900000) * 900000, part.3, 900000),
@@ -16,9 +17,13 @@ WITH units AS (
         coalesce(`ConsumedQuantity`, 0), coalesce(`Tags`, '')
     FROM charges
     WHERE {records} AND {live}
+), summed AS (
+    SELECT bucket_ms, {keys} sum(cost) AS costs, sum(list_cost) AS list_costs, sum(quantity) AS quantities
+    FROM spent JOIN units USING (span_ms, slot_ms)
+    GROUP BY ALL
 )
-SELECT {groups} {bucket} AS bucket_ms, sum(cost), sum(list_cost), sum(quantity)
-FROM spent JOIN units USING (span_ms, slot_ms)
+SELECT {groups} {bucket} AS bucket_ms, sum(costs), sum(list_costs), sum(quantities)
+FROM summed
 WHERE {where}
 GROUP BY ALL
 HAVING count() > 0

@@ -111,6 +111,26 @@ def test_compaction_changes_no_answer(store: LedgerStore, reopen: Open) -> None:
     assert posted(reopen()) == stream.spent
 
 
+def test_sums_do_not_pile_up(store: LedgerStore) -> None:
+    """After many compactions, each after a few calls more, there is one sum of each slot, as after a single one. Every
+    other call is of a day that was merged before.
+    """
+    for number in range(8):
+        stream = Stream("ep_1", START_MS + number % 2 * 26 * HOUR_MS, made=number)
+        stream.settle(stream.hold())
+        store.append(stream.batch(Position()))
+        before, wide = picture(store), store.facts()["rows"]
+        store.compact(keep_events_from_ms=None, keep_calls_from_ms=None)
+        assert picture(store) == before
+        rows = store.facts()["rows"]
+        if number == 1:
+            once = {name: rows[name] for name in ("spend_slots", "call_slots", "account_slots")}
+        elif number > 1:
+            assert all(wide[name] > count for name, count in once.items())
+            assert {name: rows[name] for name in once} == once
+    assert sum(posted(store).values()) == 8 * sum(stream.spent.values()) > 0
+
+
 @pytest.mark.parametrize("groups", [(), ("agent", "model"), ("meter",)])
 def test_what_is_forgotten_stays_in_the_sums(store: LedgerStore, groups: tuple[str, ...]) -> None:
     stream = everything()
