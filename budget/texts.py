@@ -8,13 +8,18 @@ from dataclasses import dataclass
 
 SEPARATOR = "\x1f"
 #: The only field of an event in the stream.
-_EVENT = b"e"
+EVENT = b"e"
 
 
 def event_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     """An event of a stream: names and values, in turn."""
-    words = fields[_EVENT].decode().split(SEPARATOR)
+    words = fields[EVENT].decode().split(SEPARATOR)
     return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def event_text(fields: Mapping[str, str]) -> bytes:
+    """The same the other way, as lua/epoch.lua writes it."""
+    return SEPARATOR.join([word for pair in fields.items() for word in pair]).encode()
 
 
 @dataclass(frozen=True, slots=True)

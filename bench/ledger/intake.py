@@ -11,6 +11,7 @@ from bench.ledger.traffic import batches
 from budget.connect import connect
 from budget.readers import Readers
 from budget.redis_store import RedisBudgetStore
+from budget.texts import EVENT, event_text
 from core.clock import SystemClock
 from core.values import value
 from ledger.ingest import BATCH, Counted, Events, Ingest
@@ -81,7 +82,7 @@ async def intake_from_valkey(store: LedgerStore, url: str) -> Intake:
     for events in batches(Stream(), BATCH * BATCHES, BATCH):
         pipeline = client.pipeline(transaction=False)
         for _, fields in events:
-            pipeline.xadd(live.key("events"), fields)
+            pipeline.xadd(live.key("events"), {EVENT: event_text(fields)})
         await pipeline.execute()
     ingest = Ingest(store, ValkeyFeed(live, Readers(live), "ledger:bench"), SystemClock())
     found = _intake(ingest, [await _timed(ingest) for _ in range(BATCHES)])

@@ -6,7 +6,7 @@ from budget.checks import check_request, check_resolution, check_text
 from budget.model import Basis, NextHold, ReserveRequest, Resolution, ResolveMode
 from budget.ports import ACCOUNT_KEPT_AFTER_END_MS, MAX_CLOCK_SKEW_MS
 from budget.script import Script
-from budget.texts import SEPARATOR, event_fields, hold_text
+from budget.texts import EVENT, SEPARATOR, event_fields, event_text, hold_text
 from core.errors import InvalidInput
 from tests.budget.builders import fixed, terms
 
@@ -20,6 +20,11 @@ def test_an_event_is_names_and_values_in_turn() -> None:
         "why": "",
         "account": "é\nb",
     }
+
+
+def test_an_event_comes_back_as_it_was() -> None:
+    fields = {"seq": "7", "why": "", "detail": '{"é":1}'}
+    assert event_fields({EVENT: event_text(fields)}) == fields
 
 
 def test_an_event_without_its_last_value_is_none() -> None:
