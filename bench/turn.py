@@ -46,6 +46,7 @@ class _Server(asyncio.Protocol):
     def __init__(self, compute: Callable[[], object], put_off: bool) -> None:
         self._compute = compute
         self._turn = turn_of(asyncio.get_running_loop())
+        self._turn.crowd = 2  # who is alone puts nothing off
         self._put_off = put_off
         self.answers = 0
 

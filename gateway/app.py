@@ -66,7 +66,9 @@ def create_router(
             problem = problem_of(error)
             body = OpenAISurface("chat").problem(problem)
             return Response(body, problem.status, media_type="application/json")
-        data = [{"id": m.name, "object": "model", "created": 0, "owned_by": m.endpoint} for m in routes.models]
+        data = [
+            {"id": m.name, "object": "model", "created": 0, "owned_by": m.owned_by or m.endpoint} for m in routes.models
+        ]
         return JSONResponse({"object": "list", "data": data})
 
     @router.get("/healthz", tags=["health"])

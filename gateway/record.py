@@ -31,6 +31,7 @@ def option_detail(model: Model, endpoint: Endpoint, price: Price, asked_price: P
         "model_served": model.name,
         "endpoint": model.endpoint,
         "provider": endpoint.provider,
+        "model_owner": model.owned_by or None,
         "price_version": price.version,
         "prices": orjson.Fragment(price.wire),
     }

@@ -63,6 +63,7 @@ def charges_of(call: CallRow, detail: dict[str, Any], recorded_ms: int) -> Charg
         call.state,
         call.basis,
         detail.get("price_version"),
+        detail.get("model_owner"),
         detail.get("source", "webhook") if call.surface == "webhook" else "spendgate",
     )
     # A charge period has a length, also where a call began and ended in the same millisecond.
@@ -132,6 +133,7 @@ def _kind(
     state: str | None,
     basis: str | None,
     price_version: str | None,
+    owner: str | None,
     source: str,
     meter: str,
     sku: str,
@@ -171,7 +173,8 @@ def _kind(
         kind |= {"ConsumedUnit": unit, "PricingUnit": unit, "PricingCategory": "Other" if whole else "Standard"}
         kind["SkuPriceId"] = f"{name}/{sku}/{'once' if whole else 'standard'}"
     if tokens:
-        kind |= {"SkuPriceDetails": f'{{"x_TokenType":"{sku}"}}', "x_TokenType": sku}
+        details = {"x_TokenType": sku} | ({"x_ModelProvider": owner} if owner else {})
+        kind |= {"SkuPriceDetails": orjson.dumps(details).decode(), "x_TokenType": sku}
     told = {
         "x_ModelServed": model,
         "x_ModelRequested": asked,

@@ -72,6 +72,7 @@ class Model:
     tool_template_tokens: the same, added when the request has tools.
     max_tokens_per_image: bound for one image part; None refuses images.
     extra_fields: fields of a request that are passed on beside the known ones; they must cost nothing.
+    owned_by: who made the model, as cost records and `GET /v1/models` name it; empty: not known.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Model:
     tool_template_tokens: int = 512
     max_tokens_per_image: int | None = None
     extra_fields: tuple[str, ...] = ()
+    owned_by: str = ""
 
 
 class Routes:

@@ -56,6 +56,7 @@ class ModelSpec(_Strict):
     tool_template_tokens: Annotated[int, Field(ge=0, le=100_000)] = 512
     max_tokens_per_image: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     extra_fields: list[_Name] = []
+    owned_by: Annotated[str, Field(max_length=256)] = ""
 
     @model_validator(mode="after")
     def _default_within_limit(self) -> "ModelSpec":

@@ -51,6 +51,7 @@ def test_the_record_of_an_answered_call() -> None:
         "model_served": DBRX,
         "endpoint": tried.model.endpoint,
         "provider": tried.endpoint.provider,
+        "model_owner": "Databricks",
         "price_version": price.version,
         "prices": json.loads(price.wire),
         "cost_nano": "33",

@@ -189,7 +189,7 @@ def test_a_call_is_a_record_for_each_class_of_tokens() -> None:
     stream = Stream()
     tokens = {"input": 1_000, "cached_input": 10, "cache_write": 20, "output": 7, "reasoning": 1}
     call = stream.hold("bot", "ml", user="ann", session="s1", model="sonnet")
-    stream.settle(call, model="sonnet", provider="Anthropic", tokens=tokens, fee_nano=2_500)
+    stream.settle(call, model="sonnet", provider="Anthropic", tokens=tokens, fee_nano=2_500, model_owner="Anthropic")
     found = records(stream.batch(Position()))
     assert [(r["SkuMeter"], r["ConsumedQuantity"], r["ListUnitPrice"], r["EffectiveCost"]) for r in found] == [
         ("Input", "1000.0", "0.000003", "0.003"),
@@ -201,7 +201,7 @@ def test_a_call_is_a_record_for_each_class_of_tokens() -> None:
     ]
     first = found[0]
     assert (first["SkuId"], first["SkuPriceId"]) == ("sonnet/input", "sonnet/input/standard")
-    assert orjson.loads(first["SkuPriceDetails"]) == {"x_TokenType": "input"}
+    assert orjson.loads(first["SkuPriceDetails"]) == {"x_TokenType": "input", "x_ModelProvider": "Anthropic"}
     assert orjson.loads(first["Tags"]) == {
         "session": "s1",
         "agent": "bot",
