@@ -49,7 +49,7 @@ class Call:
     traceparent: str | None = None
     client: Client | None = None
     model: Model | None = None
-    told: str = ""
+    told: bytes = b""
 
     @property
     def left(self) -> bool:
@@ -71,7 +71,7 @@ class Attempt:
     model: Model
     endpoint: Endpoint
     price: Price
-    told: str
+    told: bytes
     body: dict[str, Any]
     dropped_tools: list[str]
     why: str | None

@@ -58,7 +58,7 @@ class Option:
     price: Price
     watched: str
     floor_tokens: int | None
-    told: str
+    told: bytes
 
 
 @value
