@@ -13,7 +13,7 @@ from budget.model import Hold, ResolveMode
 from budget.redis_store import RedisBudgetStore
 from core.errors import StoreUnavailable
 from tests.budget.builders import ask, end, fixed, held, spent_and_held, terms
-from tests.support.stores import RunningServer, client_of, running_redis
+from tests.support.stores import PATIENT, RunningServer, client_of, running_redis
 
 ACCOUNT = terms(limit=1000)
 
@@ -32,10 +32,16 @@ def pair() -> Iterator[tuple[RunningServer, RunningServer]]:
         yield primary, replica
 
 
+async def _open(url: str, timeout_ms: int) -> RedisBudgetStore:
+    opened = RedisBudgetStore(connect(url + PATIENT), acks=Acks(replicas=1, timeout_ms=timeout_ms))
+    await opened.found("ep_1")
+    return opened
+
+
 @pytest.fixture
 async def store(pair: tuple[RunningServer, RunningServer]) -> AsyncIterator[RedisBudgetStore]:
-    opened = RedisBudgetStore(connect(pair[0].url), acks=Acks(replicas=1, timeout_ms=200))
-    await opened.found("ep_1")
+    """With time for a replica that lives, on a busy machine too."""
+    opened = await _open(pair[0].url, 20_000)
     yield opened
     await opened.close()
 
@@ -47,13 +53,23 @@ async def test_a_hold_that_a_replica_has(store: RedisBudgetStore, pair: tuple[Ru
     assert (await end(store, ResolveMode.SETTLE, "h1", [ACCOUNT], 20)).applied
 
 
-async def test_a_replica_that_stands_still(store: RedisBudgetStore, pair: tuple[RunningServer, RunningServer]):
+@pytest.fixture
+async def impatient(pair: tuple[RunningServer, RunningServer]) -> AsyncIterator[RedisBudgetStore]:
+    """The same, for one that does not."""
+    opened = await _open(pair[0].url, 200)
+    yield opened
+    await opened.close()
+
+
+async def test_a_replica_that_stands_still(
+    store: RedisBudgetStore, impatient: RedisBudgetStore, pair: tuple[RunningServer, RunningServer]
+):
     await held(store, "h1", 30, ACCOUNT)
     os.kill(pair[1].process.pid, signal.SIGSTOP)
     try:
         for _ in range(2):  # asked again under the same id, it is no more acknowledged than before
             with pytest.raises(StoreUnavailable, match="0 of 1 replicas have it"):
-                await store.reserve(ask("h2", [ACCOUNT], fixed(40)))
+                await impatient.reserve(ask("h2", [ACCOUNT], fixed(40)))
         assert (await end(store, ResolveMode.SETTLE, "h1", [ACCOUNT], 20)).applied, "an end waits for nobody"
         assert (await end(store, ResolveMode.VOID, "h2", [ACCOUNT])).applied
     finally:
@@ -62,9 +78,9 @@ async def test_a_replica_that_stands_still(store: RedisBudgetStore, pair: tuple[
     assert await spent_and_held(store, ACCOUNT) == (20, 40)
 
 
-async def test_a_refusal_needs_nobody(store: RedisBudgetStore, pair: tuple[RunningServer, RunningServer]):
+async def test_a_refusal_needs_nobody(impatient: RedisBudgetStore, pair: tuple[RunningServer, RunningServer]):
     pair[1].kill()
-    verdict = await store.reserve(ask("h1", [ACCOUNT], fixed(4000)))
+    verdict = await impatient.reserve(ask("h1", [ACCOUNT], fixed(4000)))
     assert not isinstance(verdict, Hold)
 
 
