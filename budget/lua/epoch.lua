@@ -28,7 +28,7 @@ local function doubt()
   end
 end
 
--- An event is one text, names and values in turn, separated by US: as many fields cost five times as much to write.
+-- An event is one text, names and values in turn, separated by US: as many fields cost twice as much to write.
 local function told(...) return table.concat({...}, '\31') end
 
 local function append(...)
